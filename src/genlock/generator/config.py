@@ -55,7 +55,7 @@ class GeneratorConfig:
         if mesh_size < 1 or self.num_heads % mesh_size or self.ffn_dim % mesh_size:
             fit = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0 and self.ffn_dim % n == 0]
             raise MeshRefused(
-                f"{self.num_heads} heads and {self.ffn_dim} feed-forward columns cannot be split over {mesh_size} ranks",
+                f"{self.num_heads} heads, {self.ffn_dim} feed-forward columns: no split over {mesh_size} ranks",
                 remedy=f"use {', '.join(map(str, fit))}",
             )
 

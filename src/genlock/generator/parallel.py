@@ -1,0 +1,50 @@
+"""What the generator knows about other ranks: a rank, a size, and two sums.
+
+Tensor parallelism is a small object handed to the model, which never hears of processes or groups. The set and the
+order of collectives is therefore readable in one place: the calls of these two methods in `model.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class TensorParallel(Protocol):
+    """One rank's view of the mesh that shares a generator by heads and feed-forward columns.
+
+    `site` names the place of the call in the model (layer and projection): a constant at its call.
+    """
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def sum_partial(self, partial: Tensor, site: str) -> Tensor:
+        """Sum of every rank's `partial` (any shape, model dtype): the product of a column-split projection."""
+        ...
+
+    def sum_squares(self, squares: Tensor, site: str) -> Tensor:
+        """Sum of every rank's `squares` (float32): the statistic of a norm over a hidden vector split by heads."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Solo:
+    """A mesh of one: both sums are the identity."""
+
+    rank: int = 0
+    size: int = 1
+
+    def sum_partial(self, partial: Tensor, site: str) -> Tensor:  # noqa: ARG002 - the protocol's argument
+        return partial
+
+    def sum_squares(self, squares: Tensor, site: str) -> Tensor:  # noqa: ARG002 - the protocol's argument
+        return squares
+
+
+SOLO = Solo()

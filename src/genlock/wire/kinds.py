@@ -1,0 +1,47 @@
+"""The words that cross the wire as values: actions, plans, regimes, passes. No torch."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class Action(IntEnum):
+    """What a frame asks for; the number is the byte in the header."""
+
+    NOOP = 0  # nothing; answered
+    INFER = 1  # one chunk; an envelope follows
+    SHUTDOWN = 2  # leave the loop; obeyed whatever its ids
+    ERROR = 3  # somebody refused or failed; obeyed whatever its ids
+    RESULT = 4  # the answer to an INFER; only ever travels from the mesh to stage 0
+
+
+class Plan(StrEnum):
+    """Which phases a worker runs: the ladder from full pipelines to generator-only."""
+
+    V0_FULL_PIPELINE = "v0_full_pipeline"
+    V1A_CONTEXT_OVERRIDE = "v1a_context_override"
+    V1B_LATENTS_OVERRIDE = "v1b_latents_override"
+    V1_GENERATOR_ONLY = "v1_generator_only"
+
+
+class Regime(StrEnum):
+    """Where the context of a recompute pass comes from."""
+
+    R1 = "R1"  # no pass ever; the cache is carried on (bring-up)
+    R0A = "R0a"  # exact: the first frame of the context is decoded to pixels and encoded again
+    R0 = "R0"  # latents only
+
+
+class Recache(StrEnum):
+    """The pass over `context` before the first step, under the rolling policy."""
+
+    NONE = "none"
+    SWITCH = "switch"  # the prompt changed: keys and values of the window are made again in place
+    REBASE = "rebase"  # the rotary table ends: the window is made again at positions from 0
+
+
+class ContextSource(StrEnum):
+    """Who keeps the latents a recompute pass reads. A parity setting: equal on every rank."""
+
+    ENVELOPE = "envelope"  # stage 0 sends them
+    MESH = "mesh"  # the mesh kept its own; regime R0 only, and `context` is then none

@@ -155,6 +155,13 @@ class CheckpointConfig(RefusedInput):
     default_remedy = "name the preset the checkpoint belongs to with --model"
 
 
+class VaeStepRefused(RefusedInput):
+    """Pixel frames or latents that a VAE stream cannot take as its next step."""
+
+    code = "GL-VAE-01"
+    default_remedy = "start a stream with 1 + 4k pixel frames, go on with 4k, and keep size and batch"
+
+
 # -- a check said no, exit 4 -------------------------------------------------------------------------------------
 
 

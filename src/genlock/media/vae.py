@@ -1,0 +1,374 @@
+"""The Wan 2.1 video VAE as two streams: pixel frames to latents, latents to pixel frames.
+
+Gives `VaeConfig`, `Vae` (encode, decode, one frame alone as an anchor), the state of either stream as a value, and the
+way from the decoder's numbers to pixels. The released model, LightVAE and the bundled small one are the same code with
+other numbers. Does not know checkpoint files (`vae_checkpoint`), video files, or who asks.
+
+Legend: B streams side by side, T pixel frames or latents (t the other side's count), H W pixels, h = H/8 and w = W/8.
+A stream is causal in time: its first pixel frame is one latent, every later four frames are one.
+Source: Wan-Video/Wan2.1@9737cba:wan/modules/vae.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genlock.errors import CheckpointConfig, SizeRefused, UsageError, VaeStepRefused
+from genlock.generator.config import SPATIAL_STRIDE, TEMPORAL_STRIDE
+from genlock.media.vae_layers import (
+    KERNEL,
+    CausalConv,
+    ConvForm,
+    Downsample,
+    FrameAttention,
+    Head,
+    Memory,
+    PixelConv,
+    Residual,
+    Step,
+    Upsample,
+)
+
+PIXEL_CHANNELS = 3
+UINT8_HALF_RANGE = 127.5  # [-1, 1] -> [0, 255]
+
+WAN_MEAN: tuple[float, ...] = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+WAN_STD: tuple[float, ...] = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaeConfig:
+    """Sizes of a video VAE.
+
+    width: channels at full resolution, multiplied by mult level by level from the finest. blocks: residual blocks of an
+    encoder level; a decoder level has one more. mean, std: of every latent channel, taken out of and put back into the
+    latents. temporal_downsample: which of the spatial reductions, from the finest, also halve time.
+    Raises CheckpointConfig for numbers that make no VAE of stride 8 x 8 x 4.
+    """
+
+    encoder_width: int
+    decoder_width: int
+    encoder_mult: tuple[int, ...]
+    decoder_mult: tuple[int, ...]
+    encoder_blocks: int
+    decoder_blocks: int
+    latent_channels: int = 16
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+
+    def __post_init__(self) -> None:
+        reductions = len(self.temporal_downsample)
+        if 2**reductions != SPATIAL_STRIDE or 2 ** sum(self.temporal_downsample) != TEMPORAL_STRIDE:
+            raise CheckpointConfig(
+                f"temporal_downsample {self.temporal_downsample} is not a stride of {SPATIAL_STRIDE} in space"
+                f" and {TEMPORAL_STRIDE} in time"
+            )
+        for name in ("encoder_mult", "decoder_mult"):
+            if len(getattr(self, name)) != reductions + 1:
+                raise CheckpointConfig(f"{name} {getattr(self, name)} does not have {reductions + 1} levels")
+        for name in ("encoder_width", "decoder_width", "encoder_blocks", "decoder_blocks", "latent_channels"):
+            if getattr(self, name) < 1:
+                raise CheckpointConfig(f"{name} is {getattr(self, name)}, below 1")
+        if min(self.encoder_mult + self.decoder_mult) < 1:
+            raise CheckpointConfig("a multiplier is below 1")
+        if odd := [m for m in self.decoder_mult[1:] if self.decoder_width * m % 2]:
+            raise CheckpointConfig(f"{self.decoder_width} x {odd[0]} decoder channels cannot be halved")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.latent_channels:
+                raise CheckpointConfig(
+                    f"{name} has {len(getattr(self, name))} numbers for {self.latent_channels} latent channels"
+                )
+        if min(self.std) <= 0:
+            raise CheckpointConfig("std has a number that is not positive")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, as JSON keeps them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "config") -> VaeConfig:
+        """Strict: raises CheckpointConfig naming any unknown or missing key."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise CheckpointConfig(f"unknown key {unknown[0]!r}", where=where)
+        if missing := sorted(known - {"latent_channels", "temporal_downsample"} - set(values)):
+            raise CheckpointConfig(f"missing key {missing[0]!r}", where=where)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _wan(width: int) -> VaeConfig:
+    return VaeConfig(
+        encoder_width=width,
+        decoder_width=width,
+        encoder_mult=(1, 2, 4, 4),
+        decoder_mult=(1, 2, 4, 4),
+        encoder_blocks=2,
+        decoder_blocks=2,
+        mean=WAN_MEAN,
+        std=WAN_STD,
+    )
+
+
+WAN_VAE = _wan(96)
+LIGHT_VAE = _wan(24)  # lightx2v's pruned model: the same graph at a quarter of the width
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderState:
+    """What an encoder stream remembers: per causal layer, in running order, the last frames that entered it."""
+
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderState:
+    """What a decoder stream remembers: per causal layer, in running order, the last frames that entered it."""
+
+    memory: Memory
+
+
+class Encoder(nn.Module):
+    """Pixels to moments before the last 1 x 1 x 1 convolution."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        widths = [config.encoder_width * m for m in (1, *config.encoder_mult)]
+        self.conv1 = CausalConv(PIXEL_CHANNELS, widths[0], pixels=KERNEL)
+        levels: list[nn.Module] = []
+        for level, (narrow, wide) in enumerate(pairwise(widths)):
+            levels += [Residual(narrow if block == 0 else wide, wide) for block in range(config.encoder_blocks)]
+            if level < len(config.temporal_downsample):
+                levels.append(Downsample(wide, time=config.temporal_downsample[level]))
+        self.downsamples = nn.ModuleList(levels)
+        self.middle = _middle(widths[-1])
+        self.head = Head(widths[-1], 2 * config.latent_channels)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """[T*B, 3, H, W] -> [t*B, 2z, h, w]"""
+        x = self.conv1(x, step)
+        for layer in (*self.downsamples, *self.middle, self.head):
+            x = layer(x, step)
+        return x
+
+
+class Decoder(nn.Module):
+    """Unscaled latents to pixels."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        widths = [config.decoder_width * m for m in reversed(config.decoder_mult)]
+        self.conv1 = CausalConv(config.latent_channels, widths[0], pixels=KERNEL)
+        self.middle = _middle(widths[0])
+        levels: list[nn.Module] = []
+        narrow = widths[0]
+        for level, wide in enumerate(widths):
+            levels += [Residual(narrow if block == 0 else wide, wide) for block in range(config.decoder_blocks + 1)]
+            if level < len(config.temporal_downsample):
+                levels.append(Upsample(wide, time=config.temporal_downsample[-1 - level]))
+            narrow = wide // 2
+        self.upsamples = nn.ModuleList(levels)
+        self.head = Head(widths[-1], PIXEL_CHANNELS)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """[T*B, z, h, w] -> [t*B, 3, H, W]"""
+        x = self.conv1(x, step)
+        for layer in (*self.middle, *self.upsamples, self.head):
+            x = layer(x, step)
+        return x
+
+
+def _middle(width: int) -> nn.ModuleList:
+    return nn.ModuleList([Residual(width, width), FrameAttention(width), Residual(width, width)])
+
+
+class Vae(nn.Module):
+    """Encoder and decoder streams over one set of weights.
+
+    `conv_form` says how a causal convolution is computed: three 2-D convolutions on views, one on stacked channels, or
+    a 3-D one. All are the same function up to rounding (2e-5 in float32). Tensors come and go on the weights' device;
+    inputs may have any floating type, results are float32, and the work is done in the weights' type. Latent scaling
+    and norm lengths are float32 always. With `encoder=False` the VAE holds what decoding needs and refuses to encode.
+    """
+
+    def __init__(self, config: VaeConfig, *, encoder: bool = True, conv_form: ConvForm = "three") -> None:
+        super().__init__()
+        self.config = config
+        self.conv_form: ConvForm = conv_form
+        channels = config.latent_channels
+        self.encoder = Encoder(config) if encoder else None
+        self.conv1 = PixelConv(2 * channels, 2 * channels) if encoder else None
+        self.decoder = Decoder(config)
+        self.conv2 = PixelConv(channels, channels)
+        self._scales: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        _initialise(self)
+
+    def encode(self, state: EncoderState | None, frames: Tensor) -> tuple[Tensor, EncoderState]:
+        """Go on with a stream of pixels: frames [B, T, 3, H, W] in [-1, 1] -> scaled latents [B, t, z, h, w], float32.
+
+        `state` None starts a stream: T = 1 + 4k, computed as 1 and the rest together; later T = 4k.
+        Raises VaeStepRefused for any other count or another batch or size than the state's, SizeRefused for a picture
+        that is no multiple of 8.
+        """
+        mean, _, state = self.moments(state, frames)
+        return self.scale(mean), state
+
+    def encode_chunk(self, state: EncoderState | None, frames: Tensor) -> tuple[Tensor, EncoderState]:
+        """`encode`, four pixel frames a step always: bit-equal however a stream is cut into chunks."""
+        self._check_frames(state, frames)
+        latents = []
+        for group in _split(frames, first=state is None, later=TEMPORAL_STRIDE):
+            latent, state = self.encode(state, group)
+            latents.append(latent)
+        assert state is not None
+        return torch.cat(latents, dim=1), state
+
+    def encode_image(self, frame: Tensor) -> Tensor:
+        """One picture as a stream of its own, for an anchor: [B, 3, H, W] in [-1, 1] -> scaled [B, z, h, w]."""
+        latents, _ = self.encode(None, frame.unsqueeze(1))
+        return latents[:, 0]
+
+    def moments(self, state: EncoderState | None, frames: Tensor) -> tuple[Tensor, Tensor, EncoderState]:
+        """Mean and log variance, unscaled: frames as in `encode` -> two [B, t, z, h, w], float32, and the new state."""
+        self._check_frames(state, frames)
+        assert self.encoder is not None
+        assert self.conv1 is not None
+        parts = []
+        for group in _split(frames, first=state is None, later=frames.shape[1]):
+            step = Step(None if state is None else state.memory, streams=frames.shape[0], form=self.conv_form)
+            parts.append(_apart(self.conv1(self.encoder(self._joined(group), step)), step))
+            state = EncoderState(step.memory)
+        assert state is not None
+        mean, log_variance = torch.cat(parts, dim=1).float().chunk(2, dim=2)
+        return mean.contiguous(), log_variance.contiguous(), state
+
+    def decode(self, state: DecoderState | None, latents: Tensor) -> tuple[Tensor, DecoderState]:
+        """Go on with a stream of latents: scaled [B, T, z, h, w] -> pixels [B, t, 3, H, W], float32, NOT clamped.
+
+        Four pixel frames a latent, one for the first latent of a stream (`state` None), which is computed alone; all
+        others together, which is what training wants. The run-time path is `decode_chunk`.
+        Raises VaeStepRefused for no latent, or another batch, channel count or size than the state's.
+        """
+        self._check_latents(state, latents)
+        return self._decode(state, latents, later=latents.shape[1])
+
+    def decode_chunk(self, state: DecoderState | None, latents: Tensor) -> tuple[Tensor, DecoderState]:
+        """`decode`, one latent a step always: bit-equal in every topology and however a stream is cut into chunks."""
+        self._check_latents(state, latents)
+        return self._decode(state, latents, later=1)
+
+    def scale(self, mean: Tensor) -> Tensor:
+        """The encoder's mean [..., z, h, w] -> latents as the generator has them, float32."""
+        centre, spread = self._scale_of(mean.device)
+        return (mean.float() - centre) / spread
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """The inverse of `scale`, float32."""
+        centre, spread = self._scale_of(latents.device)
+        return latents.float() * spread + centre
+
+    def _decode(self, state: DecoderState | None, latents: Tensor, *, later: int) -> tuple[Tensor, DecoderState]:
+        parts = []
+        for group in _split(latents, first=state is None, later=later):
+            step = Step(None if state is None else state.memory, streams=latents.shape[0], form=self.conv_form)
+            parts.append(_apart(self.decoder(self.conv2(self._joined(self.unscale(group))), step), step))
+            state = DecoderState(step.memory)
+        assert state is not None
+        return torch.cat(parts, dim=1).float().contiguous(), state
+
+    def _joined(self, frames: Tensor) -> Tensor:
+        """[B, T, c, h, w] -> [T*B, c, h, w], channels-last, in the weights' type."""
+        joined = frames.transpose(0, 1).flatten(0, 1).to(self.conv2.weight.dtype)
+        return joined.contiguous(memory_format=torch.channels_last)
+
+    def _scale_of(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._scales:  # once per device: a copy to a GPU in every step would wait for it
+            numbers = torch.tensor([self.config.mean, self.config.std], dtype=torch.float32, device=device)
+            mean, std = numbers[..., None, None]
+            self._scales[device] = (mean, std)
+        return self._scales[device]
+
+    def _check_frames(self, state: EncoderState | None, frames: Tensor) -> None:
+        if self.encoder is None:
+            raise UsageError("this VAE was loaded to decode only", remedy="load it with its encoder")
+        if frames.ndim != 5 or frames.shape[2] != PIXEL_CHANNELS:
+            raise VaeStepRefused(
+                f"pixel frames of shape {list(frames.shape)} are not [batch, frames, 3, height, width]"
+            )
+        count, height, width = frames.shape[1], *frames.shape[3:]
+        wanted = 1 if state is None else 0
+        if count < 1 or count % TEMPORAL_STRIDE != wanted:
+            rule = "starts with 1 + 4k (1, 5, 9, ...)" if state is None else "goes on with 4k (4, 8, 12, ...)"
+            raise VaeStepRefused(f"{count} pixel frames: an encoder stream {rule}")
+        if height < 1 or width < 1 or height % SPATIAL_STRIDE or width % SPATIAL_STRIDE:
+            raise SizeRefused(
+                f"{width}x{height} pixels: both sides must be positive multiples of {SPATIAL_STRIDE}",
+                remedy=f"use a height and a width that are multiples of {SPATIAL_STRIDE}",
+            )
+        _check_follows(None if state is None else state.memory, frames)
+
+    def _check_latents(self, state: DecoderState | None, latents: Tensor) -> None:
+        channels = self.config.latent_channels
+        if latents.ndim != 5 or latents.shape[2] != channels or latents.shape[1] < 1:
+            raise VaeStepRefused(
+                f"latents of shape {list(latents.shape)} are not [batch, latents, {channels}, rows, columns]"
+                " with one latent or more"
+            )
+        _check_follows(None if state is None else state.memory, latents)
+
+
+def clamp_pixels(frames: Tensor) -> Tensor:
+    """Decoded numbers -> pixels in [-1, 1], what delivery and the anchor both use."""
+    return frames.clamp(-1.0, 1.0)
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """Pixels in [-1, 1] (clamped here) -> bytes, rounded to the nearest, same shape."""
+    return ((clamp_pixels(frames.float()) + 1.0) * UINT8_HALF_RANGE).round().to(torch.uint8)
+
+
+def _split(frames: Tensor, *, first: bool, later: int) -> list[Tensor]:
+    """[B, T, ...] in the steps of a stream: the first frame of a stream alone, then `later` at a time."""
+    alone = [frames[:, :1]] if first else []
+    rest = frames[:, 1:] if first else frames
+    return alone + (list(rest.split(later, dim=1)) if rest.shape[1] else [])
+
+
+def _apart(x: Tensor, step: Step) -> Tensor:
+    """[T*B, c, h, w] -> [B, T, c, h, w]"""
+    return x.unflatten(0, (-1, step.streams)).transpose(0, 1)
+
+
+def _check_follows(memory: Memory | None, frames: Tensor) -> None:
+    """A stream keeps its batch and size: the first remembered frames are what entered the network."""
+    if memory is None:
+        return
+    batch, size = memory[0].shape[0] // 2, memory[0].shape[2:]
+    if (batch, size) != (frames.shape[0], frames.shape[3:]):
+        raise VaeStepRefused(
+            f"a step of batch {frames.shape[0]} and size {list(frames.shape[3:])} does not follow"
+            f" a stream of batch {batch} and size {list(size)}"
+        )
+
+
+def _initialise(vae: Vae) -> None:
+    """Weights to train from: fan-in uniform, no bias, attention silent, norms at 1."""
+    for name, parameter in vae.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.ones_(parameter)
+        elif name.endswith(("bias", "middle.1.proj.weight")):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.kaiming_uniform_(parameter, nonlinearity="linear")

@@ -1,0 +1,330 @@
+"""The layers of the Wan 2.1 video VAE in streaming form, and how their memory travels.
+
+Gives causal convolutions, residual blocks, attention, up- and down-sampling. Every layer is a function of its input and
+of what the stream remembers: memory enters a step as a tuple and leaves it as a new one (`Step`), nothing is written in
+place, so a stream can be parked, two streams can share the weights, and gradients flow through a whole clip.
+Does not know configurations, checkpoints, latent scaling or pixels.
+
+Legend: N streams side by side (batch), T frames of this step, c channels (i in, o out), h w rows and columns.
+Inside, tensors are [T*N, c, h, w], frame-major (frames t of all streams lie together), channels-last in memory: frames
+are the batch of 2-D convolutions, and a run of frames is a view.
+Source of every formula: Wan-Video/Wan2.1@9737cba:wan/modules/vae.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ConvForm: TypeAlias = Literal["three", "stack", "conv3d"]
+CONV_FORMS: tuple[ConvForm, ...] = ("three", "stack", "conv3d")
+
+KERNEL = 3  # taps of every convolution wider than 1, in time and in space
+CONTEXT = KERNEL - 1  # earlier frames a causal convolution looks at
+LENGTH_FLOOR = 1e-12  # shortest channel vector a norm divides by
+Memory: TypeAlias = tuple[Tensor, ...]
+
+
+class Step:
+    """One step of one stream: what it remembers so far, and what it will remember.
+
+    `past` is None on the first step of a stream, which carries exactly one frame. Layers ask `recall` and `remember` in
+    running order; `memory` is the new value to carry on.
+    """
+
+    def __init__(self, past: Memory | None, *, streams: int, form: ConvForm) -> None:
+        self.first = past is None
+        self.streams = streams
+        self.form = form
+        self._past = iter(past or ())
+        self._kept: list[Tensor] = []
+
+    def recall(self) -> Tensor:
+        return next(self._past)
+
+    def remember(self, frames: Tensor) -> None:
+        self._kept.append(frames)
+
+    @property
+    def memory(self) -> Memory:
+        return tuple(self._kept)
+
+    def frames(self, x: Tensor) -> int:
+        return x.shape[0] // self.streams
+
+    def newest(self, x: Tensor, count: int) -> Tensor:
+        return x[x.shape[0] - count * self.streams :]
+
+
+class Derived:
+    """Tensors computed from a weight, kept for as long as the weight stays what it is.
+
+    Kept only where no gradient is asked for; under autograd they are computed afresh, as part of the graph. An update
+    through `.data`, which autograd does not count, is seen after the next `train()` or `eval()`.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], Memory]) -> None:
+        self._compute = compute
+        self._made_from: tuple[object, ...] = ()
+        self._kept: Memory = ()
+
+    def forget(self) -> None:
+        self._made_from = ()
+        self._kept = ()
+
+    def __call__(self, weight: Tensor) -> Memory:
+        if torch.is_grad_enabled():
+            return self._compute(weight)
+        if torch.compiler.is_compiling():
+            return self._kept or self._compute(weight)
+        version = 0 if weight.is_inference() else weight._version
+        made_from = (weight.data_ptr(), version, weight.dtype, weight.device)
+        if made_from != self._made_from:
+            self._kept = self._compute(weight.detach())
+            self._made_from = made_from
+        return self._kept
+
+
+def _flat(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def _taps(weight: Tensor) -> Memory:
+    """[o, i, 3, k, k] -> three kernels [o, i, k, k], oldest frame first."""
+    return tuple(_flat(weight[:, :, tap]) for tap in range(KERNEL))
+
+
+def _stacked(weight: Tensor) -> Memory:
+    """[o, i, 3, k, k] -> [o, 3*i, k, k], the channels of the oldest frame first."""
+    return (_flat(weight.transpose(1, 2).flatten(1, 2)),)
+
+
+def _latest(weight: Tensor) -> Memory:
+    """[o, i, 3, k, k] -> [o, i, k, k], the tap of the current frame."""
+    return (_flat(weight[:, :, -1]),)
+
+
+class TimeConv(nn.Module):
+    """Convolution over three frames in time and k x k pixels, of frames that lie in one buffer.
+
+    weight [o, i, 3, k, k]; space is padded with zeros to keep its size, time is not padded.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, pixels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels_out, channels_in, KERNEL, pixels, pixels))
+        self.bias = nn.Parameter(torch.empty(channels_out))
+        self.padding = pixels // 2
+        self.taps, self.stacked, self.latest = Derived(_taps), Derived(_stacked), Derived(_latest)
+
+    def last_tap(self, x: Tensor) -> Tensor:
+        """The convolution where all earlier frames are zero: [T*N, i, h, w] -> [T*N, o, h, w]."""
+        (weight,) = self.latest(self.weight)
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+    def over(self, windows: Sequence[Tensor], step: Step) -> Tensor:
+        """Three tensors [T*N, i, h, w], oldest frame first -> [T*N, o, h, w]."""
+        if step.form == "stack":
+            (weight,) = self.stacked(self.weight)
+            return F.conv2d(torch.cat(tuple(windows), dim=1), weight, self.bias, padding=self.padding)
+        oldest, middle, latest = self.taps(self.weight)
+        out = F.conv2d(windows[2], latest, self.bias, padding=self.padding)
+        out += F.conv2d(windows[1], middle, padding=self.padding)
+        out += F.conv2d(windows[0], oldest, padding=self.padding)
+        return out
+
+    def along(self, buffer: Tensor, step: Step, *, stride: int = 1) -> Tensor:
+        """buffer [(T+2)*N, i, h, w] -> [T*N, o, h, w]; with stride 2, every second window only."""
+        length = step.frames(buffer)
+        if step.form == "conv3d":
+            clip = buffer.unflatten(0, (length, step.streams)).permute(1, 2, 0, 3, 4)
+            clip = clip.contiguous(memory_format=torch.channels_last_3d)
+            out = F.conv3d(clip, self.weight, self.bias, stride=(stride, 1, 1), padding=(0, self.padding, self.padding))
+            return out.permute(2, 0, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
+        if stride == 1:
+            count = (length - CONTEXT) * step.streams
+            return self.over([buffer[tap * step.streams :][:count] for tap in range(KERNEL)], step)
+        frames = buffer.permute(0, 2, 3, 1).unflatten(0, (length, step.streams))
+        chosen = [frames[tap : length - CONTEXT + tap : stride].flatten(0, 1) for tap in range(KERNEL)]
+        return self.over([window.permute(0, 3, 1, 2) for window in chosen], step)
+
+
+class CausalConv(TimeConv):
+    """Convolution that sees a frame and the two before it, never a later one.
+
+    Remembers the last two frames that entered it, zeros standing in for those that never were.
+    """
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """[T*N, i, h, w] -> [T*N, o, h, w]"""
+        if step.first:
+            step.remember(torch.cat((torch.zeros_like(x), x)))
+            return self.last_tap(x)
+        buffer = torch.cat((step.recall(), x))
+        step.remember(step.newest(buffer, CONTEXT))
+        return self.along(buffer, step)
+
+
+class PixelConv(nn.Module):
+    """1 x 1 x 1 convolution; the weight is [o, i, 1, 1, 1] as in checkpoints."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels_out, channels_in, 1, 1, 1))
+        self.bias = nn.Parameter(torch.empty(channels_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, :, 0], self.bias)
+
+
+class ChannelNorm(nn.Module):
+    """Scales every pixel's channel vector to length sqrt(c) * gamma; a zero vector stays zero.
+
+    The length is measured in float32 whatever the tensor's type.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(channels))
+        self.root = math.sqrt(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(LENGTH_FLOOR)
+        gain = (self.gamma.float() * self.root)[:, None, None]
+        return (wide * length.reciprocal() * gain).to(x.dtype)
+
+
+class Residual(nn.Module):
+    """x -> shortcut(x) + conv(act(conv(act(x)))); the shortcut is a 1x1x1 convolution where the width changes."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.residual = nn.ModuleDict(
+            {
+                "0": ChannelNorm(channels_in),
+                "2": CausalConv(channels_in, channels_out, pixels=KERNEL),
+                "3": ChannelNorm(channels_out),
+                "6": CausalConv(channels_out, channels_out, pixels=KERNEL),
+            }
+        )
+        self.shortcut = PixelConv(channels_in, channels_out) if channels_in != channels_out else None
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """[T*N, i, h, w] -> [T*N, o, h, w]"""
+        part = self.residual
+        y = part["2"](silu(part["0"](x)), step)
+        y = part["6"](silu(part["3"](y)), step)
+        return y + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Head(nn.ModuleDict):
+    """Norm, SiLU and the last causal convolution of a network."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__({"0": ChannelNorm(channels_in), "2": CausalConv(channels_in, channels_out, pixels=KERNEL)})
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        return self["2"](silu(self["0"](x)), step)
+
+
+class FrameAttention(nn.Module):
+    """One attention head of size c over the pixels of each frame; nothing is exchanged over time."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, _step: Step) -> Tensor:
+        """[T*N, c, h, w] -> the same"""
+        rows = self.to_qkv(self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2)  # [T*N, h*w, 3c]
+        query, key, value = rows.unsqueeze(1).chunk(3, dim=-1)
+        seen = F.scaled_dot_product_attention(query, key, value).squeeze(1)
+        return x + self.proj(seen.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
+
+
+class SpaceUp(nn.Conv2d):
+    """Nearest x2 in space, then a 3 x 3 convolution that halves the channels, frame by frame."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels // 2, KERNEL, padding=1)
+        self.folded = Derived(_folded)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T*N, c, h, w] -> [T*N, c/2, 2h, 2w]"""
+        if self.training or torch.is_grad_enabled():
+            return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
+        (weight,) = self.folded(self.weight)
+        return F.conv_transpose2d(x, weight, self.bias, stride=2, padding=1)
+
+
+def _folded(weight: Tensor) -> Memory:
+    """[o, i, 3, 3] after nearest x2 -> [i, o, 4, 4] of the same map as a transposed convolution of stride 2.
+
+    An even output row meets input rows r-1 and r with k0 and k1+k2, an odd one rows r and r+1 with k0+k1 and k2;
+    columns alike. 16 multiply-adds instead of 36, and the large image is never written. Summed in float32.
+    """
+    wide = weight.float()
+    for axis in (2, 3):
+        k0, k1, k2 = wide.unbind(axis)
+        wide = torch.stack((k2, k1 + k2, k0 + k1, k0), axis)
+    return (_flat(wide.transpose(0, 1).to(weight.dtype)),)
+
+
+class Upsample(nn.Module):
+    """Doubles the picture, and with `time` the frames: every frame but the stream's first becomes two."""
+
+    def __init__(self, channels: int, *, time: bool) -> None:
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": SpaceUp(channels)})
+        self.time_conv = TimeConv(channels, 2 * channels, pixels=1) if time else None
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """[T*N, c, h, w] -> [T'*N, c/2, 2h, 2w]; T' = 2T with `time`, except on the first step."""
+        if self.time_conv is not None:
+            x = self._double(x, self.time_conv, step)
+        return self.resample["1"](x)
+
+    def _double(self, x: Tensor, conv: TimeConv, step: Step) -> Tensor:
+        if step.first:  # passes unchanged and is not remembered: the second step meets zeros, not this frame
+            step.remember(torch.cat((torch.zeros_like(x), torch.zeros_like(x))))
+            return x
+        buffer = torch.cat((step.recall(), x))
+        step.remember(step.newest(buffer, CONTEXT))
+        pairs = conv.along(buffer, step).permute(0, 2, 3, 1).unflatten(0, (-1, step.streams))  # [T, N, h, w, 2c]
+        pairs = pairs.unflatten(-1, (2, x.shape[1])).movedim(-2, 1)  # [T, earlier and later, N, h, w, c]
+        return pairs.flatten(0, 2).permute(0, 3, 1, 2)
+
+
+class Downsample(nn.Module):
+    """Halves the picture, and with `time` the frames: every two frames after the stream's first become one."""
+
+    def __init__(self, channels: int, *, time: bool) -> None:
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(channels, channels, KERNEL, stride=2)})
+        self.time_conv = TimeConv(channels, channels, pixels=1) if time else None
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """[T*N, c, h, w] -> [T'*N, c, h/2, w/2]; T' = T/2 with `time`, except on the first step."""
+        x = self.resample["1"](F.pad(x, (0, 1, 0, 1)))
+        return x if self.time_conv is None else self._halve(x, self.time_conv, step)
+
+    def _halve(self, x: Tensor, conv: TimeConv, step: Step) -> Tensor:
+        if step.first:
+            step.remember(x)
+            return x
+        buffer = torch.cat((step.recall(), x))
+        step.remember(step.newest(buffer, 1))
+        return conv.along(buffer, step, stride=2)
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU of a tensor nobody else holds."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())

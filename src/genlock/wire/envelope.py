@@ -63,7 +63,7 @@ class Envelope:
     regime: Regime | None
     do_recompute: bool
     do_cache_write: bool
-    recache: Recache
+    recache: Recache | None
     timesteps: Tensor
     sigmas: Tensor
     expected_generator_calls: int
@@ -113,7 +113,8 @@ def _check_types(e: Envelope) -> None:
     check_type("cache_policy", e.cache_policy, Policy)
     if e.regime is not None:
         check_type("regime", e.regime, Regime)
-    check_type("recache", e.recache, Recache)
+    if e.recache is not None:
+        check_type("recache", e.recache, Recache)
     check_int("expected_generator_calls", e.expected_generator_calls, least=1)
     check_float("attention_bias", e.attention_bias, most=1.0)
     if e.attention_bias == 0.0:
@@ -158,7 +159,7 @@ def _check_policy(e: Envelope) -> None:
             raise refuse("do_recompute", e.do_recompute, "the rolling policy has no recompute call")
         if e.attention_bias != 1.0:
             raise refuse("attention_bias", e.attention_bias, "the rolling policy has none: must be 1.0")
-    elif e.recache is not Recache.NONE:
+    elif e.recache is not None:
         raise refuse("recache", e.recache, "the recompute policy has none")
 
 
@@ -172,7 +173,7 @@ def _check_passes(e: Envelope) -> None:
         raise refuse("reset_cross", e.reset_cross, "reset_kv resets cross-attention too")
     recompute = e.cache_policy is Policy.RECOMPUTE
     due = carried and recompute and e.regime is not Regime.R1
-    flag = ("do_recompute", e.do_recompute) if recompute else ("recache", e.recache is not Recache.NONE)
+    flag = ("do_recompute", e.do_recompute) if recompute else ("recache", e.recache is not None)
     said = [flag, ("expected_generator_calls", e.expected_generator_calls > e.steps + e.do_cache_write)]
     if e.context is not None or e.regime is not Regime.R0:  # under R0 the mesh may have kept its own: `lifecycle`
         said.append(("context", e.context is not None))

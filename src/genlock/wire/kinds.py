@@ -33,9 +33,8 @@ class Regime(StrEnum):
 
 
 class Recache(StrEnum):
-    """The pass over `context` before the first step, under the rolling policy."""
+    """The pass over `context` before the first step, under the rolling policy; none is None."""
 
-    NONE = "none"
     SWITCH = "switch"  # the prompt changed: keys and values of the window are made again in place
     REBASE = "rebase"  # the rotary table ends: the window is made again at positions from 0
 

@@ -1,0 +1,68 @@
+"""Settings: one reader, one default, and unknown or malformed variables refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genlock.errors import SettingUnknown, UsageError
+from genlock.settings import Option, Settings, Value, options, origins, settings_from
+
+
+def values_of(option: Option) -> st.SearchStrategy[Value]:
+    if option.choices:
+        return st.sampled_from(option.choices)
+    if option.kind is bool:
+        return st.booleans()
+    if option.kind is int:
+        return st.integers(min_value=option.minimum, max_value=10**6)
+    return st.text(alphabet="abc/._-", min_size=1, max_size=20)
+
+
+def test_nothing_set_means_the_defaults() -> None:
+    assert settings_from({"PATH": "/bin", "GENLOC": "near"}) == Settings()
+
+
+@given(st.data())
+def test_what_the_environment_says_is_what_is_set(data: st.DataObject) -> None:
+    wanted = {option.name: data.draw(values_of(option), label=option.name) for option in options()}
+    environ = {option.variable: str(wanted[option.name]) for option in options()}
+    assert dataclasses.asdict(settings_from(environ)) == wanted
+
+
+@given(st.data(), st.sampled_from([option for option in options() if option.kind is not str or option.choices]))
+def test_a_malformed_value_is_refused_by_the_variables_name(data: st.DataObject, option: Option) -> None:
+    text = data.draw(st.text(alphabet="xyz!", max_size=6) | st.just("-1"))
+    with pytest.raises(UsageError, match=option.variable):
+        settings_from({option.variable: text})
+
+
+def test_an_unknown_variable_is_refused_with_its_neighbour() -> None:
+    with pytest.raises(SettingUnknown, match=r"no setting GENLOCK_DEVISE; did you mean GENLOCK_DEVICE\?"):
+        settings_from({"GENLOCK_DEVISE": "cpu"})
+    with pytest.raises(SettingUnknown, match=r"settings\.md"):
+        settings_from({"GENLOCK_ZZZZZZZZ": "1"})
+
+
+def test_the_tests_own_variable_is_not_a_setting() -> None:
+    assert settings_from({"GENLOCK_GOLDEN": "anywhere"}) == Settings()
+
+
+def test_settings_made_in_code_are_checked_too() -> None:
+    with pytest.raises(UsageError, match="GENLOCK_TEXT_CACHE"):
+        Settings(text_cache=0)
+    with pytest.raises(UsageError, match="use auto, cpu or cuda"):
+        Settings(device="gpu")
+
+
+def test_the_origin_of_a_value_can_be_told() -> None:
+    told = origins({"GENLOCK_THREADS": "1"})
+    assert told["threads"] == "GENLOCK_THREADS"
+    assert told["device"] == "default"
+
+
+def test_every_setting_is_documented() -> None:
+    assert all(option.doc and (option.unit or option.choices or option.kind is bool) for option in options())

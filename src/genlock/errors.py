@@ -120,6 +120,13 @@ class TimelineRefused(RefusedInput):
     default_remedy = "give times in seconds, in rising order, from 0 on"
 
 
+class VideoInputRefused(RefusedInput):
+    """Input frames or a strength that video-to-video cannot take."""
+
+    code = "GL-VIDEO-01"
+    default_remedy = "give RGB frames of 8 bits, and a strength above 0 and at most 1"
+
+
 class MeshRefused(RefusedInput):
     """A mesh size that does not divide the model."""
 

@@ -26,8 +26,9 @@ class RopeTable:
 
     def _axis(self, width: int) -> Tensor:
         """[2, rows, width / 2]: cosines and sines of one axis."""
-        frequencies = THETA ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-        angles = torch.outer(torch.arange(self.rows, dtype=torch.float64), frequencies)
+        # On the CPU whatever the default device: a model is often built on the meta device first.
+        frequencies = THETA ** (-torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
+        angles = torch.outer(torch.arange(self.rows, dtype=torch.float64, device="cpu"), frequencies)
         return torch.stack((angles.cos(), angles.sin())).float()
 
     def tables(self, device: torch.device) -> list[Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 NORM_FLOOR = 1e-8  # added to norms and sines before they divide
 SAME_DIRECTION_RAD = 1e-4  # below this largest angle over all tokens a slerp is a lerp
-SINE_FLOOR = 1e-6  # per token: below it the angle's sine carries no digits in float32
+SINE_FLOOR = 1e-3  # per token: below it arc and line agree to 2e-7, or the token turns right round and has no arc
 SAME_EMBEDDING = 0.01  # Frobenius distance under which two embeddings are the same for a transition
 
 

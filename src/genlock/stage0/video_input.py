@@ -5,7 +5,7 @@ Knows no prompt, no cache and no file.
 
     T  pixel frames     H, W  pixel rows and columns     F  latent frames     C, h, w  latent channels, rows, columns
 
-Sources: raw step lists and the noise controller daydreamlive/scope@68b0f95, warped lists krea-ai/realtime-video@acf4b7b.
+Sources: daydreamlive/scope@68b0f95 (raw step lists, noise controller), krea-ai/realtime-video@acf4b7b (warped lists).
 """
 
 from __future__ import annotations

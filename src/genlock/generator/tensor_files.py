@@ -45,7 +45,7 @@ DAMAGE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class Part:
     """Part of one dimension: entries start to stop of dimension dim."""
 
     dim: int
@@ -54,8 +54,8 @@ class Span:
 
     def of(self, tensor: Any) -> Tensor:
         """The part of a tensor, or of a safetensors slice (which then reads nothing else)."""
-        part: Tensor = tensor[(slice(None),) * self.dim + (slice(self.start, self.stop),)]
-        return part
+        taken: Tensor = tensor[(slice(None),) * self.dim + (slice(self.start, self.stop),)]
+        return taken
 
 
 class TensorFile:
@@ -91,13 +91,13 @@ class TensorFile:
         self._sources.clear()
         self._open_files.close()
 
-    def read(self, name: str, span: Span | None = None) -> Tensor:
-        """One tensor, or `span` of it, in the stored dtype. May alias the mapped file: cast or clone to own it."""
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        """One tensor, or `part` of it, in the stored dtype. May alias the mapped file: cast or clone to own it."""
         source = self._sources[name]
         try:
             if isinstance(source, Tensor):
-                return (source if span is None else span.of(source)).to(self._device)
-            return source.get_tensor(name) if span is None else span.of(source.get_slice(name))
+                return (source if part is None else part.of(source)).to(self._device)
+            return source.get_tensor(name) if part is None else part.of(source.get_slice(name))
         except (SafetensorError, OSError) as error:
             raise CheckpointUnreadable(
                 f"tensor {name!r} cannot be read: {one_line(error)}", where=str(self.path)
@@ -159,7 +159,7 @@ def open_tensors(path: Path, *, device: str = "cpu") -> TensorFile:
     opened = TensorFile(path, files, device=device)
     if absent := sorted(name for name in promised if name not in opened.shapes and name.rpartition(".")[2] != DERIVED):
         opened.close()
-        raise CheckpointKeys(f"{_few(absent)} promised by the index and in no shard", where=str(path))
+        raise CheckpointKeys(f"{few(absent)} promised by the index and in no shard", where=str(path))
     return opened
 
 
@@ -206,7 +206,7 @@ def _in_folder(folder: Path) -> Path:
         raise CheckpointMissing("no .safetensors file in this folder", where=str(folder))
     names = [file.name for file in indexes or weights]
     raise CheckpointMissing(
-        f"more than one checkpoint: {_few(names)}", where=str(folder), remedy="name one of the files"
+        f"more than one checkpoint: {few(names)}", where=str(folder), remedy="name one of the files"
     )
 
 
@@ -267,7 +267,7 @@ def _unwrap(content: object, file: Path) -> tuple[str, dict[str, Tensor]]:
     return container, content
 
 
-def _few(names: list[str], limit: int = 3) -> str:
+def few(names: list[str], limit: int = 3) -> str:
     """The first names and how many more there are."""
     rest = len(names) - limit
     return ", ".join(map(repr, names[:limit])) + (f" and {rest} more" if rest > 0 else "")

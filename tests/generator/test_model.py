@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.generator.conftest import TOY, randomised
 from torch import Tensor
 
 from genlock.errors import CacheRefused, MeshRefused
@@ -15,7 +16,6 @@ from genlock.generator.cache import KeyValueCache
 from genlock.generator.checkpoint import shard
 from genlock.generator.model import Generator
 from genlock.generator.window import Span
-from tests.generator.conftest import TOY, randomised
 
 FRAMES, ROWS, COLUMNS = 3, 6, 8  # latent frames, rows, columns
 WHOLE = Span(frames=FRAMES, rope_start=0, write_start=0, visible=FRAMES)
@@ -146,7 +146,7 @@ def test_time_per_frame_equals_one_time_for_all(toy: Generator, inputs: tuple[Te
     with torch.inference_mode():
         one = toy(x, torch.full((1, 1), t), cross, stores[0], WHOLE)
         each = toy(x, torch.full((1, FRAMES), t), cross, stores[1], WHOLE)
-    torch.testing.assert_close(one, each, atol=1e-6, rtol=0)
+    torch.testing.assert_close(one, each, atol=1e-5, rtol=0)
 
 
 def test_randomised_weights_reach_every_parameter() -> None:

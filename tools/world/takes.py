@@ -1,0 +1,180 @@
+"""What is filmed for training: windows of scripts, chunk by chunk, and the words for every scene in them.
+
+Knows scenes and captions, no pixels and no models. A window begins at a multiple of a chunk's pixel frames, so that a
+latent covers the same four pixel frames of the stream whether the window starts the stream or not.
+
+Legend: M takes, K chunks of a take, P phrasings, L tokens of a caption.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from genlock.generator.config import TEMPORAL_STRIDE
+from genlock.media.text import train_word_tokenizer
+
+from .captions import caption, held_out, plain_caption, vocabulary
+from .config import CHUNK
+from .motion import WORLD_CYCLE
+from .scene import Factors, Script, WorldSpec
+
+CHUNK_PIXELS = CHUNK * TEMPORAL_STRIDE  # pixel frames of every chunk but the first
+STILL_SHARE = 0.3  # takes in which nothing changes
+START_SHARE = 0.55  # takes that begin where the stream begins
+MIN_GAP = 2  # chunks between two changes
+FACTOR_NAMES = ("subject", "colour", "motion", "place", "light", "weather")
+
+
+def first_pixel(chunk: int) -> int:
+    """The first pixel frame of a chunk, counted from the start of the window: 0, 9, 21, 33, ..."""
+    return 0 if chunk == 0 else CHUNK_PIXELS * chunk - (TEMPORAL_STRIDE - 1)
+
+
+def window_pixels(chunks: int) -> int:
+    return first_pixel(chunks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Take:
+    """A window of a script. offset: the window's first pixel frame in the stream; a multiple of CHUNK_PIXELS.
+
+    scenes: for each chunk, the scene it asks for. changed: whether that differs from the chunk before.
+    """
+
+    script: Script
+    offset: int
+    scenes: tuple[Factors, ...]
+
+    @property
+    def changed(self) -> tuple[bool, ...]:
+        return (False, *(a != b for a, b in zip(self.scenes, self.scenes[1:], strict=False)))
+
+
+def take_of(scenes: Sequence[Factors], offset: int) -> Take:
+    """The take that asks for these scenes, one a chunk."""
+    changes = [(0, scenes[0])]
+    for chunk in range(1, len(scenes)):
+        if scenes[chunk] != scenes[chunk - 1]:
+            changes.append((offset + first_pixel(chunk), scenes[chunk]))
+    return Take(script=Script(scenes=tuple(changes)), offset=offset, scenes=tuple(scenes))
+
+
+def changed_scene(scene: Factors, combos: Sequence[Factors], allowed: set[Factors], rng: random.Random) -> Factors:
+    """Another scene, most often different in one factor alone."""
+    if rng.random() < 0.2:
+        return rng.choice([c for c in combos if c != scene])
+    names = rng.sample(FACTOR_NAMES, 2 if rng.random() < 0.2 else 1)
+    for _ in range(20):
+        other = rng.choice(combos)
+        moved = replace(scene, **{name: getattr(other, name) for name in names})
+        if moved != scene and moved in allowed:
+            return moved
+        names = rng.sample(FACTOR_NAMES, 1)
+    return rng.choice([c for c in combos if c != scene])
+
+
+def draw_takes(count: int, chunks: int, world: WorldSpec, rng: random.Random) -> list[Take]:
+    """Takes of training combinations only."""
+    out = held_out(world)
+    combos = [c for c in world.combinations() if c not in out]
+    allowed = set(combos)
+    cycle = WORLD_CYCLE // CHUNK_PIXELS
+    takes = []
+    for _ in range(count):
+        offset = 0 if rng.random() < START_SHARE else CHUNK_PIXELS * rng.randrange(1, cycle)
+        scene = rng.choice(combos)
+        pace = 0.0 if rng.random() < STILL_SHARE else rng.uniform(0.1, 0.4)
+        scenes, since = [scene], 0
+        for _ in range(1, chunks):
+            since += 1
+            if since >= MIN_GAP and rng.random() < pace:
+                scene, since = changed_scene(scene, combos, allowed, rng), 0
+            scenes.append(scene)
+        takes.append(take_of(scenes, offset))
+    return takes
+
+
+def exam_takes(count: int, chunks: int, world: WorldSpec, rng: random.Random) -> list[Take]:
+    """Takes of held-out combinations from the stream's start; every second one changes to another in mid-stream."""
+    out = sorted(held_out(world), key=str)
+    takes = []
+    for number in range(count):
+        scene = out[number * 7 % len(out)]
+        scenes = [scene] * chunks
+        if number % 2 and chunks >= 2 * MIN_GAP:
+            near = sorted(out, key=lambda c: (sum(getattr(c, n) != getattr(scene, n) for n in FACTOR_NAMES), str(c)))
+            later = near[1 + rng.randrange(min(4, len(near) - 1))]
+            scenes[chunks // 2 :] = [later] * (chunks - chunks // 2)
+        takes.append(take_of(scenes, 0))
+    return takes
+
+
+def unsaid(scene: Factors, seed: int, world: WorldSpec) -> list[str]:
+    """Factors that the caption drawn from this seed leaves open: changing them does not change a word."""
+    said = caption(scene, random.Random(seed), spec=world)
+    missing = []
+    for name in FACTOR_NAMES:
+        other = next((v for v in getattr(world, f"{name}s") if v != getattr(scene, name)), None)
+        if other is not None:
+            changed = replace(scene, **{name: other})
+            if caption(changed, random.Random(seed), spec=world) == said:
+                missing.append(name)
+    return missing
+
+
+class Words:
+    """Tokenised phrasings of every combination of a world: int64 [combinations, P, L], zeros after the end mark.
+
+    `full` holds captions that leave nothing open, `loose` any captions; `plain` the one plain caption, [combos, L].
+    """
+
+    def __init__(self, world: WorldSpec, *, phrasings: int, text_len: int, seed: int, device: torch.device) -> None:
+        self.world = world
+        self.combos = world.combinations()
+        self.index = {combo: i for i, combo in enumerate(self.combos)}
+        self.tokenizer: Tokenizer = train_word_tokenizer(vocabulary())
+        self.text_len = text_len
+        full, loose = [], []
+        for number, combo in enumerate(self.combos):
+            seeds = [seed + 1_000_003 * number + 7919 * n for n in range(6 * phrasings)]
+            loose.append([self.ids(caption(combo, random.Random(s), spec=world)) for s in seeds[:phrasings]])
+            complete = [s for s in seeds if not unsaid(combo, s, world)][:phrasings]
+            texts = [caption(combo, random.Random(s), spec=world) for s in complete] or [self.said(combo)]
+            full.append([self.ids(texts[n % len(texts)]) for n in range(phrasings)])
+        self.full = torch.tensor(full, device=device)
+        self.loose = torch.tensor(loose, device=device)
+        self.plain = torch.tensor([self.ids(self.said(combo)) for combo in self.combos], device=device)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    def said(self, combo: Factors) -> str:
+        return plain_caption(combo, spec=self.world)
+
+    def ids(self, text: str) -> list[int]:
+        ids = self.tokenizer.encode(text).ids
+        if len(ids) > self.text_len:
+            raise ValueError(f"a caption of {len(ids)} tokens does not fit {self.text_len}: {text!r}")
+        return ids + [0] * (self.text_len - len(ids))
+
+    def scenes(self, takes: Sequence[Take]) -> Tensor:
+        """Combination numbers, int64 [M, K]."""
+        return torch.tensor([[self.index[scene] for scene in take.scenes] for take in takes], device=self.plain.device)
+
+    def draw(self, scenes: Tensor, full: Tensor, generator: torch.Generator) -> Tensor:
+        """Token ids [B, L] of combination numbers [B], from the full phrasings where `full` [B] says so."""
+        phrasings = self.full.shape[1]
+        pick = torch.randint(phrasings, scenes.shape, generator=generator, device=scenes.device)
+        return torch.where(full[:, None], self.full[scenes, pick], self.loose[scenes, pick])
+
+
+def changes(takes: Sequence[Take], device: torch.device) -> Tensor:
+    """bool [M, K]: chunks that must be told everything, because their prompt is new (the first one included)."""
+    return torch.tensor([[True, *take.changed[1:]] for take in takes], device=device)

@@ -87,8 +87,8 @@ MISTAKES = (
     Mistake(
         "exact GELU in the feed-forward",
         "generator/model.py",
-        'nn.Linear(config.dim, local_ffn), nn.GELU(approximate="tanh")',
-        "nn.Linear(config.dim, local_ffn), nn.GELU()",
+        'F.gelu(self.ffn["0"](x), approximate="tanh")',
+        'F.gelu(self.ffn["0"](x))',
     ),
     Mistake(
         "attention bias on the anchor too",

@@ -72,7 +72,8 @@ def rolling_stream(toy: Generator, window: int = 9, sink: int = 0) -> Stream:
 
 def rolling_chunk(start: int, seed: int, **changes: object) -> Inputs:
     base = first_chunk(seed) if start == 0 else later_chunk(start, seed)
-    return replace(base, do_cache_write=True, expected_generator_calls=STEPS + 1, **changes)  # type: ignore[arg-type]
+    counted = replace(base, do_cache_write=True, expected_generator_calls=STEPS + 1)
+    return replace(counted, **changes)  # type: ignore[arg-type]
 
 
 def test_the_same_inputs_give_the_same_bits_whatever_came_before(toy: Generator) -> None:

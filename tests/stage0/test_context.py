@@ -108,8 +108,10 @@ def test_the_anchor_needs_no_more_than_its_own_frame(chunks: list[int], n_ctx: i
     with pytest.raises(OutOfStep, match="not decoded yet"):
         window.recompute_context(encode_image)
     need = window.anchor_pixel + 1 - window.pixel_end
+    assert window.anchor_wants_latents == need / 4
     window = window.after_pixels(pixels(window.pixel_end, need))
     assert window.has_anchor
+    assert window.anchor_wants_latents == 0
     assert numbers(window.recompute_context(encode_image)) == numbers(whole.recompute_context(encode_image))
     rest = window.after_pixels(pixels(window.pixel_end, 12 - need))
     assert numbers(rest.recompute_context(encode_image)) == numbers(whole.recompute_context(encode_image))

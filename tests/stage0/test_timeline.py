@@ -224,11 +224,8 @@ def test_placements_count_the_cuts_asked_for() -> None:
 
 
 def test_an_agenda_serves_times_in_order_and_live_requests_last() -> None:
-    agenda = Agenda()
-    for number, request in enumerate(
-        [prompt("a", at_s=9.0), prompt("bb"), prompt("ccc", at_s=0.5), prompt("a", at_s=0.1)]
-    ):
-        agenda = agenda.with_request(number, request)
+    requests = [prompt("a", at_s=9.0), prompt("bb"), prompt("ccc", at_s=0.5), prompt("a", at_s=0.1)]
+    agenda = Agenda().extended(enumerate(requests))
     assert [number for number, _ in agenda.due(Boundary(), GRID)] == [1]
     later = Boundary(chunk_index=1, pixel_frame=9, first=False)
     assert [number for number, _ in agenda.due(later, GRID)] == [3, 2, 1]

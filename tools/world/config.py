@@ -51,11 +51,14 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaeStage:
-    """pool_scripts x pool_frames pixel frames are rendered once. image_share: of the time, single frames only.
-    Batches count clips (a single frame is a clip of one). tail_seconds: kept back for statistics and pictures."""
+    """pool_takes takes of pool_chunks chunks are rendered once, or as many as pool_seconds allow. image_share: of the
+    time, single frames only. Batches count clips. warm_share: of the clips, those that go on after warm_frames frames
+    that are not trained on. tail_seconds: kept back for statistics and pictures.
+    """
 
-    pool_scripts: int
-    pool_frames: int
+    pool_takes: int
+    pool_chunks: int
+    pool_seconds: float
     image_share: float
     image_batch: int
     clip_frames: int
@@ -69,10 +72,14 @@ class VaeStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherStage:
-    """contexts: chunks in a batch; draws: noise levels tried on each chunk, sharing one context pass."""
+    """contexts: chunks in a batch; draws: noise levels tried on each chunk, sharing one context pass. first_share: of
+    them, chunks that start a stream. step_share: of the noise levels, those the sampler stops at. full_share: of the
+    captions in mid-scene, those that leave nothing open (a new prompt always does).
+    """
 
-    pool_scripts: int
+    pool_takes: int
     pool_chunks: int
+    pool_seconds: float
     encode_batch: int
     contexts: int
     draws: int
@@ -82,19 +89,27 @@ class TeacherStage:
     step_share: float
     peak_lr: float
     phrasings: int
+    full_share: float
+    eval_prompts: int
+    eval_chunks: int
     tail_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentStage:
-    """streams roll out side by side for `chunks` chunks; every chunk is followed by `updates` steps on the ring."""
+    """streams roll out side by side for up to `chunks` chunks; every chunk is followed by `updates` steps on the ring
+    of what the rollouts met. truth_share: of the streams, those whose past is put right after every chunk.
+    """
 
     streams: int
     chunks: int
     updates: int
     ring: int
     contexts: int
+    draws: int
     truth_share: float
+    first_share: float
+    context_noise: float
     peak_lr: float
     eval_prompts: int
     eval_chunks: int
@@ -129,21 +144,23 @@ FIRST = Preset(
         text_len=32,
     ),
     vae=VaeStage(
-        pool_scripts=900,
-        pool_frames=129,
+        pool_takes=900,
+        pool_chunks=11,
+        pool_seconds=45.0,
         image_share=0.3,
-        image_batch=192,
+        image_batch=128,
         clip_frames=33,
-        clip_batch=16,
+        clip_batch=12,
         warm_share=0.25,
         warm_frames=64,
-        peak_lr=1.5e-3,
+        peak_lr=1.2e-3,
         kl=1e-4,
-        tail_seconds=25.0,
+        tail_seconds=30.0,
     ),
     teacher=TeacherStage(
-        pool_scripts=2000,
-        pool_chunks=11,
+        pool_takes=900,
+        pool_chunks=18,
+        pool_seconds=80.0,
         encode_batch=48,
         contexts=256,
         draws=2,
@@ -153,15 +170,21 @@ FIRST = Preset(
         step_share=0.4,
         peak_lr=1.2e-3,
         phrasings=48,
+        full_share=0.6,
+        eval_prompts=6,
+        eval_chunks=8,
         tail_seconds=35.0,
     ),
     student=StudentStage(
         streams=192,
-        chunks=10,
-        updates=3,
+        chunks=18,
+        updates=4,
         ring=12288,
-        contexts=256,
-        truth_share=0.25,
+        contexts=192,
+        draws=2,
+        truth_share=0.2,
+        first_share=0.2,
+        context_noise=0.03,
         peak_lr=4e-4,
         eval_prompts=8,
         eval_chunks=24,
@@ -188,8 +211,9 @@ SMOKE = Preset(
         text_len=32,
     ),
     vae=VaeStage(
-        pool_scripts=4,
-        pool_frames=21,
+        pool_takes=4,
+        pool_chunks=2,
+        pool_seconds=5.0,
         image_share=0.3,
         image_batch=2,
         clip_frames=9,
@@ -201,8 +225,9 @@ SMOKE = Preset(
         tail_seconds=0.5,
     ),
     teacher=TeacherStage(
-        pool_scripts=4,
-        pool_chunks=3,
+        pool_takes=6,
+        pool_chunks=4,
+        pool_seconds=5.0,
         encode_batch=2,
         contexts=2,
         draws=2,
@@ -212,18 +237,24 @@ SMOKE = Preset(
         step_share=0.4,
         peak_lr=1e-3,
         phrasings=3,
+        full_share=0.6,
+        eval_prompts=1,
+        eval_chunks=3,
         tail_seconds=0.5,
     ),
     student=StudentStage(
         streams=2,
-        chunks=3,
+        chunks=4,
         updates=1,
         ring=16,
         contexts=2,
-        truth_share=0.25,
+        draws=2,
+        truth_share=0.5,
+        first_share=0.4,
+        context_noise=0.03,
         peak_lr=1e-3,
-        eval_prompts=1,
-        eval_chunks=2,
+        eval_prompts=2,
+        eval_chunks=4,
         tail_seconds=0.5,
     ),
 )

@@ -120,6 +120,12 @@ class Ema:
         for key, parameter in self.live.items():
             parameter.copy_(self.shadow[key])
 
+    @torch.no_grad()
+    def capture(self) -> None:
+        """Takes the live weights as the average."""
+        for key, parameter in self.live.items():
+            self.shadow[key].copy_(parameter)
+
     def averaged(self) -> AbstractContextManager[None]:
         return _Swapped(self)
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -23,7 +23,9 @@ from torch import Tensor
 from genlock.errors import RecordingUnreadable
 from genlock.generator.config import GeneratorConfig
 from genlock.generator.window import CachePolicy, Policy, Rope, recompute_policy
-from genlock.media.vae import WAN_MEAN, WAN_STD, VaeConfig
+
+if TYPE_CHECKING:
+    from genlock.media.vae import VaeConfig
 
 FORMAT = 1
 INDEX = "index.json"
@@ -46,7 +48,7 @@ class Case:
 
     @property
     def one_call(self) -> bool:
-        return self.config["policy"] == "none"
+        return bool(self.config["policy"] == "none")
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -78,9 +80,10 @@ class Case:
     def tensors(self) -> dict[str, Tensor]:
         """Everything recorded of this case, on the CPU."""
         try:
-            return load_file(self.tensors_path)
+            tensors: dict[str, Tensor] = load_file(self.tensors_path)
         except (OSError, SafetensorError) as error:
             raise RecordingUnreadable(f"cannot be read ({error})", where=str(self.tensors_path)) from error
+        return tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,8 @@ def _generator_config(config: Mapping[str, Any]) -> GeneratorConfig:
 
 def _vae_config(config: Mapping[str, Any]) -> VaeConfig:
     """The reference's VAE has one width and the Wan constants; `decoder_*` and `latent_*` say where ours differs."""
+    from genlock.media.vae import WAN_MEAN, WAN_STD, VaeConfig  # noqa: PLC0415 - rank 0 alone loads the VAE's room
+
     return VaeConfig(
         encoder_width=config["base_dim"],
         decoder_width=config.get("decoder_base_dim", config["base_dim"]),

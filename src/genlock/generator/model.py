@@ -11,6 +11,7 @@ Written for sharding: each rank holds H heads and its feed-forward columns, and 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -122,18 +123,16 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
         self.cross_attn = CrossAttention(config, parallel, f"blocks.{index}.cross_attn")
         local_ffn = config.ffn_dim // parallel.size
-        self.ffn = nn.Sequential(
-            nn.Linear(config.dim, local_ffn), nn.GELU(approximate="tanh"), nn.Linear(local_ffn, config.dim)
-        )
+        self.ffn = nn.ModuleDict({"0": nn.Linear(config.dim, local_ffn), "2": nn.Linear(local_ffn, config.dim)})
 
     def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Layer norm without parameters, then shift and scale of each frame. x: [B, F, S, D] -> [B, N, D]."""
         return (F.layer_norm(x, (self.dim,), eps=self.eps) * (1 + scale) + shift).flatten(1, 2)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        inner = self.ffn[1](self.ffn[0](x))
-        partial = F.linear(inner, self.ffn[2].weight)
-        return self.parallel.sum_partial(partial, f"blocks.{self.index}.ffn.2") + self.ffn[2].bias
+        inner = F.gelu(self.ffn["0"](x), approximate="tanh")
+        last = cast("nn.Linear", self.ffn["2"])
+        return self.parallel.sum_partial(F.linear(inner, last.weight), f"blocks.{self.index}.ffn.2") + last.bias
 
     def forward(
         self,
@@ -234,7 +233,8 @@ class Generator(nn.Module):
             nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
-        self.blocks = nn.ModuleList(Block(config, parallel, index) for index in range(config.num_layers))
+        blocks = nn.ModuleList(Block(config, parallel, index) for index in range(config.num_layers))
+        self.blocks = cast("list[Block]", blocks)
         self.head = Head(config)
 
     @property

@@ -88,6 +88,14 @@ class ContextWindow:
         """Whether the next context can be made from what was decoded so far."""
         return self.anchor_pixel is None or self.anchor_pixel < self.pixel_end
 
+    @property
+    def anchor_wants_latents(self) -> int:
+        """Latent frames still to decode, after those already decoded, until the next context can be made."""
+        if self.has_anchor or self.anchor_pixel is None:
+            return 0
+        decoded = -(-self.pixel_end // TEMPORAL_STRIDE)
+        return self.anchor_pixel // TEMPORAL_STRIDE + 1 - decoded
+
     def recompute_context(self, encode_image: EncodeImage) -> Tensor:
         """[k, C, h, w] for the pass before the next chunk of the recompute policy (regimes R0a and R0).
 

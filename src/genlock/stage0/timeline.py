@@ -10,7 +10,7 @@ handed one).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -280,8 +280,8 @@ class Agenda:
 
     waiting: tuple[tuple[int, Request], ...] = field(default=())
 
-    def with_request(self, number: int, request: Request) -> Agenda:
-        return Agenda(waiting=(*self.waiting, (number, request)))
+    def extended(self, entries: Iterable[tuple[int, Request]]) -> Agenda:
+        return Agenda(waiting=(*self.waiting, *entries))
 
     def without(self, numbers: frozenset[int]) -> Agenda:
         return Agenda(waiting=tuple(entry for entry in self.waiting if entry[0] not in numbers))

@@ -1,0 +1,187 @@
+"""Stage 2: the teacher. Flow matching over chunks whose past is clean, as the cache is rebuilt at run time.
+
+Writes teacher.pt (generator and text encoder, averaged), teacher*.png and the log.
+
+Legend: B contexts, R draws on each, C channels, h w latent rows and columns, L tokens of a caption.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from genlock.generator.model import Generator
+from genlock.generator.schedule import Schedule
+from genlock.media.vae import Vae
+from torch import Tensor, nn
+
+from . import weights
+from .config import SHIFT, STEPS, Preset, TeacherStage
+from .exam import examine
+from .footage import LatentPool, Samples
+from .forward import TrainingGenerator, repeat
+from .loop import Log, Trainer, autocast, fastest
+from .quick_vae import quicken, restore
+from .scene import WorldSpec
+from .takes import Words, draw_takes
+
+FINE_STEPS = (1000, 937, 875, 812, 750, 687, 625, 562, 500, 437, 375, 312, 250, 187, 125, 62)
+WEIGHT_DECAY = 0.02
+
+
+def run(
+    preset: Preset, world: WorldSpec, out: Path, *, seconds: float, device: torch.device, compile_: bool, log: Log
+) -> None:
+    stage, shape = preset.teacher, preset.shape
+    torch.manual_seed(preset.seed)
+    words = Words(world, phrasings=stage.phrasings, text_len=shape.text_len, seed=preset.seed, device=device)
+    generator = weights.new_generator(shape).to(device)
+    text = weights.new_text(shape, words.vocabulary).to(device)
+    trainer = Trainer(
+        {"generator": generator, "text": text},
+        path=out / "teacher.ckpt",
+        log=log,
+        seconds=seconds,
+        tail=stage.tail_seconds,
+        peak_lr=stage.peak_lr,
+        weight_decay=WEIGHT_DECAY,
+    )
+    begin_from(out / weights.TEACHER, trainer, log)
+    vae = weights.read_vae(out / weights.VAE, shape, device)
+    rng = torch.Generator(device).manual_seed(preset.seed + trainer.steps)
+    pool = fill_pool(vae, words, preset, world, trainer.steps, seconds, log, compile_=compile_)
+    lesson = Lesson(TrainingGenerator(generator, compile_block=compile_), text, pool, words, stage, rng)
+    if compile_:
+        choose_way(trainer, lesson, device, log)
+    trainer.begin()
+    while not trainer.budget.over():
+        trainer.step(lesson.loss())
+    trainer.save()
+    with trainer.ema.averaged():
+        weights.write(out / weights.TEACHER, trainer.modules, torch.float16, words=words.vocabulary)
+        for name, steps in (("teacher", STEPS), ("teacher-fine", FINE_STEPS)):
+            examine(
+                generator,
+                text,
+                vae,
+                words,
+                preset,
+                world,
+                count=stage.eval_prompts,
+                chunks=stage.eval_chunks,
+                out=out,
+                name=name,
+                log=log,
+                steps=steps,
+            )
+
+
+def begin_from(path: Path, trainer: Trainer, log: Log) -> bool:
+    """Fills the modules from a file of weights if no checkpoint was resumed and the file is there."""
+    if trainer.resumed or not path.exists():
+        return False
+    content = weights.read(path)
+    for name, module in trainer.modules.items():
+        weights.fill(module, content["modules"][name])
+    trainer.ema.capture()
+    log(event="begun from", file=path.name)
+    return True
+
+
+def fill_pool(
+    vae: Vae, words: Words, preset: Preset, world: WorldSpec, seed: int, seconds: float, log: Log, *, compile_: bool
+) -> LatentPool:
+    stage = preset.teacher
+    if compile_:
+        quicken(vae)
+    takes = draw_takes(stage.pool_takes, stage.pool_chunks, world, random.Random(preset.seed + 31 * seed + 1))
+    pool = LatentPool(vae, takes, words, preset.shape, stage.pool_chunks)
+    try:
+        pool.fill(takes, batch=stage.encode_batch, seconds=min(stage.pool_seconds, 0.3 * seconds), log=log)
+    except Exception as fault:  # noqa: BLE001 - whatever the compiler raises, the plain way remains
+        if not compile_:
+            raise
+        log(event="compile failed", why=(str(fault).splitlines() or [repr(fault)])[0][:300])
+        restore(vae)
+        pool = LatentPool(vae, takes, words, preset.shape, stage.pool_chunks)
+        pool.fill(takes, batch=stage.encode_batch, seconds=min(stage.pool_seconds, 0.3 * seconds), log=log)
+    return pool
+
+
+class Lesson:
+    """One batch: chunks that start a stream and later ones, each noised at several levels."""
+
+    def __init__(
+        self,
+        training: TrainingGenerator,
+        text: nn.Module,
+        pool: LatentPool,
+        words: Words,
+        stage: TeacherStage,
+        rng: torch.Generator,
+    ) -> None:
+        self.training, self.text, self.pool, self.words, self.stage, self.rng = training, text, pool, words, stage, rng
+        self.device = pool.device
+        self.stops = Schedule(shift=SHIFT).resolve(STEPS, warped=True)[1].to(self.device)
+        self.first = max(round(stage.first_share * stage.contexts), 1)
+
+    def loss(self) -> Tensor:
+        first = self.pool.draw(self.first, first=True, generator=self.rng)
+        later = self.pool.draw(max(self.stage.contexts - self.first, 1), first=False, generator=self.rng)
+        total = self.stage.contexts
+        return (self._loss(first) * self.first + self._loss(later) * (total - self.first)) / total
+
+    def _loss(self, samples: Samples) -> Tensor:
+        draws = self.stage.draws
+        count = samples.truth.shape[0] * draws
+        with autocast(self.device):
+            embeds = weights.embed(self.text, self._words(samples))
+            kept = self._chance(len(embeds)) >= self.stage.text_drop
+            cross = self.training.generator.cross_kv(embeds * kept.view(-1, 1, 1))
+            past = None if samples.context is None else self.training.context(self._shaken(samples.context), cross)
+            sigma = self._levels(count)
+            truth = samples.truth.repeat_interleave(draws, 0)
+            noise = torch.randn(truth.shape, generator=self.rng, device=self.device)
+            level = sigma.view(-1, 1, 1, 1, 1)
+            z = (1 - level) * truth + level * noise
+            seen = None if past is None else repeat(past, draws)
+            flow = self.training.flow(z, 1000 * sigma, repeat(cross, draws), seen)
+        return F.mse_loss(flow, noise - truth)
+
+    def _words(self, samples: Samples) -> Tensor:
+        full = samples.told | (self._chance(len(samples.told)) < self.stage.full_share)
+        return self.words.draw(samples.scene, full, self.rng)
+
+    def _shaken(self, context: Tensor) -> Tensor:
+        """The past with a little noise of a random size: a stream's own past is never quite clean."""
+        size = self.stage.context_noise * self._chance(len(context)).view(-1, 1, 1, 1, 1)
+        return context + size * torch.randn(context.shape, generator=self.rng, device=self.device)
+
+    def _levels(self, count: int) -> Tensor:
+        """Noise levels [count]: a share exactly where the sampler stops, the others spread as the schedule's shift does."""
+        even = self._chance(count)
+        spread = SHIFT * even / (1 + (SHIFT - 1) * even)
+        stop = self.stops[torch.randint(len(self.stops), (count,), generator=self.rng, device=self.device)]
+        return torch.where(self._chance(count) < self.stage.step_share, stop, spread)
+
+    def _chance(self, count: int) -> Tensor:
+        return torch.rand(count, generator=self.rng, device=self.device)
+
+
+def choose_way(trainer: Trainer, lesson, device: torch.device, log: Log) -> None:
+    """Plain or compiled blocks, whichever is faster on whole steps."""
+    training = lesson.training
+    fast = training.block
+
+    def trial() -> None:
+        trainer.optimizer.zero_grad(set_to_none=True)
+        lesson.loss().backward()
+
+    def switch(block) -> None:
+        training.block = block
+
+    ways = {"plain": lambda: switch(training.plain), "compiled": lambda: switch(fast)}
+    fastest(ways, trial, device=device, log=log)
+    trainer.optimizer.zero_grad(set_to_none=True)

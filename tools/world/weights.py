@@ -1,0 +1,92 @@
+"""What one stage hands to the next: averaged weights, in one small file each, and how to make models of them.
+
+Files (torch, tensors and plain values alone): vae.pt, teacher.pt, student.pt.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from genlock.generator.model import Generator
+from genlock.media.umt5 import small_umt5
+from genlock.media.vae import Vae, VaeConfig
+from torch import Tensor, nn
+
+from .config import ModelShape
+
+VAE, TEACHER, STUDENT = "vae.pt", "teacher.pt", "student.pt"
+
+
+def write(path: Path, modules: dict[str, nn.Module], dtype: torch.dtype, **extra: Any) -> None:
+    """Writes whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    states = {
+        name: {k: v.detach().to("cpu", dtype) if v.is_floating_point() else v.cpu() for k, v in m.state_dict().items()}
+        for name, m in modules.items()
+    }
+    partial = path.with_suffix(".partial")
+    torch.save({"modules": states, **extra}, partial)
+    os.replace(partial, path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: run the stage that makes it, or put it there")
+    return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+
+
+def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
+    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+
+
+def vae_config(shape: ModelShape) -> VaeConfig:
+    return VaeConfig(
+        encoder_width=shape.encoder_width,
+        decoder_width=shape.decoder_width,
+        encoder_mult=shape.encoder_mult,
+        decoder_mult=shape.decoder_mult,
+        encoder_blocks=shape.blocks,
+        decoder_blocks=shape.blocks,
+        mean=(0.0,) * 16,
+        std=(1.0,) * 16,
+    )
+
+
+def write_vae(path: Path, vae: Vae, mean: Tensor, std: Tensor) -> None:
+    write(path, {"vae": vae}, torch.float32, mean=mean.float().tolist(), std=std.float().tolist())
+
+
+def read_vae(path: Path, shape: ModelShape, device: torch.device) -> Vae:
+    """The trained VAE with its latent scaling, frozen."""
+    content = read(path)
+    config = replace(vae_config(shape), mean=tuple(content["mean"]), std=tuple(content["std"]))
+    vae = Vae(config)
+    fill(vae, content["modules"]["vae"])
+    return vae.to(device).eval().requires_grad_(False)
+
+
+def new_generator(shape: ModelShape) -> Generator:
+    """Random weights whose first output is zero and whose blocks begin as nothing but their cross-attention."""
+    generator = Generator(shape.generator)
+    nn.init.zeros_(generator.head.head.weight)
+    nn.init.zeros_(generator.head.head.bias)
+    nn.init.zeros_(generator.patch_embedding.bias)
+    for block in generator.blocks:
+        nn.init.normal_(block.modulation, std=shape.dim**-0.5)
+    nn.init.normal_(generator.head.modulation, std=shape.dim**-0.5)
+    return generator
+
+
+def new_text(shape: ModelShape, vocabulary: int) -> nn.Module:
+    return small_umt5(vocabulary, dim=shape.text_dim, num_layers=shape.text_layers, head_dim=shape.text_dim // 4)
+
+
+def embed(text: nn.Module, ids: Tensor) -> Tensor:
+    """Embeddings [B, L, D] of padded token ids [B, L]; rows after the end mark are zero, as at run time."""
+    mask = ids != 0
+    hidden: Tensor = text(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    return hidden.float() * mask[..., None]

@@ -14,7 +14,7 @@ WARM_CHUNKS = 2  # the first chunk is shorter and the second is the first with a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """One delivered chunk. frames: pixel frames. done_s: the clock when they were written. timings: seconds by phase."""
+    """One delivered chunk. frames: pixel frames. done_s: clock when they were written. timings: seconds by phase."""
 
     frames: int
     done_s: float

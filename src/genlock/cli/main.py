@@ -40,6 +40,10 @@ class Surroundings:
     started_s: float
 
 
+# Understood after any command; `main` reads it, for an error may come before the flags are parsed.
+DEBUG = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
+
 class Subcommands(click.Group):
     """One module of this folder per command, loaded when it is needed."""
 
@@ -51,16 +55,18 @@ class Subcommands(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = import_module(f"{room.__name__}.{cmd_name}").command
+        if DEBUG not in command.params:
+            command.params.append(DEBUG)
         return command
 
 
 @click.group(
     cls=Subcommands,
+    params=[DEBUG],
     context_settings={"max_content_width": HELP_WIDTH, "help_option_names": ["-h", "--help"]},
     epilog="Exit codes and error codes: docs/reference/errors.md. Settings: docs/reference/settings.md.",
 )
 @click.version_option(genlock.__version__, prog_name="genlock")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error, after any command.")
 def cli() -> None:
     """Live video from prompts, on one machine or many ranks in lockstep.
 

@@ -11,25 +11,34 @@ Causes of an event: `prompts` where they differ from the event before, `transiti
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from genlock.engine.recording import Case
+from genlock.engine.solo import SoloEngine
+from genlock.errors import ReplayFailed
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.checkpoint import load_generator
 from genlock.generator.config import SPATIAL_STRIDE, frame_tokens
 from genlock.generator.model import Generator
 from genlock.generator.sampler import Call
+from genlock.generator.schedule import Schedule
 from genlock.generator.stream import Stream
 from genlock.generator.window import Policy, Span
 from genlock.wire.digest import embeds_id
 from genlock.wire.envelope import Envelope
 from genlock.wire.kinds import Plan, Recache, Regime
+from genlock.wire.lifecycle import begin
 
-KINDS = ("latents", "flow", "keys", "values", "contexts", "pixels")
+if TYPE_CHECKING:
+    from genlock.stage0.timeline import Request
+
+KINDS = ("latents", "flow", "keys", "values", "contexts", "schedule", "pixels")
+FPS = 16.0  # of the grid of chunks; a recording has no clock
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,6 +175,115 @@ def recorded_envelope(
         context=None if fed is None else fed[0],
         seed=case.config.get("base_seed", 0),
     )
+
+
+def replay_session(case: Case, *, device: str = "cpu") -> Iterator[ChunkErrors]:
+    """Feed causes alone; the session's own timeline, context, anchors, mixes and pixels are compared with what was
+    recorded. Not for `one_shot`, which is no session."""
+    engine, tensors = _closed_loop(case, device), case.tensors()
+    before: Mapping[str, Any] = {}
+    for event in case.events:
+        recorded = Recorded(tensors, event["chunk"])
+        for request in _requests(event, before):
+            engine.planner.submit(request)
+        before = event
+        report = ChunkErrors(case=case.name, chunk=event["chunk"])
+        made = engine.next_chunk(
+            frames=recorded.get("input_u8"),
+            alter=partial(_with_recorded_noise, recorded=recorded),
+            on_call=watcher(engine.stream, recorded, report),
+        )
+        envelope = made.envelope
+        for name, ours in (("start", envelope.start_frame), ("frames", envelope.num_frames)):
+            if ours != event[name]:
+                raise ReplayFailed(f"{name} is {ours}, recorded {event[name]}", where=case.name, chunk_index=event["chunk"])
+        report.compare("schedule", envelope.timesteps, torch.tensor(event["timesteps"]))
+        fed = recorded.get("context")
+        fed = recorded.get("recache_frames") if fed is None else fed
+        if fed is not None and envelope.context is not None:
+            report.compare("contexts", envelope.context, fed)
+        report.compare("contexts", envelope.noise, recorded.get("z"))
+        compare_chunk(report, engine.stream, recorded, made.latents)
+        if made.pixels is not None:
+            report.compare("pixels", made.pixels, recorded.get("pixels"))
+        yield report
+
+
+def _closed_loop(case: Case, device: str) -> SoloEngine:
+    """A session over the recorded weights, with the recorded embeddings in place of a text encoder."""
+    from genlock.media.vae_checkpoint import load_vae  # noqa: PLC0415 - rank 0's rooms
+    from genlock.stage0.chunk import Sources, StreamSettings  # noqa: PLC0415
+    from genlock.stage0.planner import Planner  # noqa: PLC0415
+    from genlock.stage0.timeline import Controls  # noqa: PLC0415
+
+    generator, tensors = load_case_generator(case, device), case.tensors()
+    vae = None if case.vae_path is None else load_vae(case.vae_path, case.vae).to(device)
+    rows, columns = case.latent_size
+    rolling = case.policy.policy is Policy.ROLLING
+    settings = StreamSettings(
+        config=case.generator,
+        height=rows * SPATIAL_STRIDE,
+        width=columns * SPATIAL_STRIDE,
+        dtype=torch.float32,
+        schedule=Schedule(case.schedule["shift"]),
+        steps=tuple(case.schedule["step_list"]),
+        warped=case.schedule["warped"],
+        regime=None if rolling else Regime.R0A,
+        fps=FPS,
+        controls=Controls(seed=case.config.get("base_seed", 0), strength=1.0, attention_bias=1.0),
+        pad_sink=case.pad_sink,
+        cut_on_prompt=bool(case.config.get("manage_cache", False)),
+    )
+
+    def embed(text: str) -> Tensor:
+        rows = tensors[f"emb.{text}"][0]
+        return rows[: int(rows.abs().sum(-1).nonzero().max()) + 1]
+
+    sources = Sources(
+        text=embed,
+        image=None if vae is None else (lambda frame: vae.encode_image(frame.to(device))),
+        video=None if vae is None else vae.encode,
+    )
+    lifecycle = begin(case.policy, max_rope_positions=case.generator.max_rope_positions)
+    return SoloEngine(
+        planner=Planner(settings, sources, lifecycle),
+        stream=Stream(generator, case.policy, latent_height=rows, latent_width=columns),
+        vae=vae,
+        lifecycle=lifecycle,
+        clock=lambda: 0.0,
+    )
+
+
+def _requests(event: Mapping[str, Any], before: Mapping[str, Any]) -> list[Request]:
+    """What an event asks for: its causes, where they differ from the event before."""
+    from genlock.stage0.blend import Method  # noqa: PLC0415 - rank 0's room
+    from genlock.stage0.timeline import Prompt, Request, Transition, WeightedPrompts  # noqa: PLC0415
+
+    def weighted(prompts: list[dict[str, Any]]) -> WeightedPrompts:
+        return WeightedPrompts(prompts=tuple(Prompt(text=p["text"], weight=p["weight"]) for p in prompts))
+
+    asked: dict[str, Any] = {}
+    cut = bool(event.get("init_cache", False))
+    if event["prompts"] != before.get("prompts") or cut:
+        asked["prompts"] = weighted(event["prompts"])
+    for ours, theirs in (("strength", "noise_scale"), ("attention_bias", "kv_cache_attention_bias")):
+        if event.get(theirs) is not None and event[theirs] != before.get(theirs):
+            asked[ours] = float(event[theirs])
+    requests = [Request(cut=cut, **asked)] if asked or cut else []
+    if event.get("transition_requested"):
+        transition = event["transition"]
+        method = Method(transition["temporal_interpolation_method"])
+        length = Transition(chunks=transition["num_steps"], method=method)
+        requests.append(Request(prompts=weighted(transition["target_prompts"]), transition=length))
+    return requests
+
+
+def _with_recorded_noise(envelope: Envelope, *, recorded: Recorded) -> Envelope:
+    """The envelope with recorded noise in place of our draw; of a mixed chunk only what comes after the mix."""
+    noise = recorded["noise0"]
+    later = [recorded[f"noise{step}"].reshape(noise.shape)[0] for step in range(1, envelope.steps)]
+    initial = envelope.noise if recorded.get("z") is not None else noise[0]
+    return replace(envelope, noise=initial, step_noise=torch.stack(later))
 
 
 def _replay_one_call(case: Case, generator: Generator, tensors: Mapping[str, Tensor]) -> ChunkErrors:

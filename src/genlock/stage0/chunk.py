@@ -10,18 +10,18 @@ must say of ids, resets, positions and passes it asks of `wire.lifecycle`; the V
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from genlock.errors import OutOfStep, PromptRefused, UsageError
-from genlock.generator.config import TEMPORAL_STRIDE, GeneratorConfig, latent_size, pixel_frames
+from genlock.generator.config import TEMPORAL_STRIDE, GeneratorConfig, latent_size
 from genlock.generator.schedule import Schedule
 from genlock.stage0.context import ContextWindow, EncodeImage
 from genlock.stage0.grid import Boundary, ChunkGrid, Placement
 from genlock.stage0.noise import ChunkNoise, chunk_seed, draw_noise
-from genlock.stage0.timeline import Asked, Controls, Embedding, Request, TimelineState, advance
+from genlock.stage0.timeline import Asked, Controls, Embedding, Encode, Request, TimelineState, advance
 from genlock.stage0.video_input import (
     STEP_SCALE,
     EncodeVideo,
@@ -100,7 +100,7 @@ class Stage0State:
 
     timeline: TimelineState
     context: ContextWindow
-    start: Boundary = Boundary()
+    start: Boundary = field(default_factory=Boundary)
     cache_epoch: int = 0
     video: VideoState | None = None
 
@@ -167,7 +167,7 @@ def plan_chunk(
     """
     policy = sender.policy
     grid = settings.grid(policy.chunk_frames, video=frames is not None)
-    encode = _padding(sources.text, settings.config.text_len)
+    encode = padded_encode(sources, settings.config)
     asked, timeline = advance(state.timeline, [request for _, request in requests], encode, chunk_s=grid.chunk_s)
     cut = asked.cut or _cuts_unasked(state, settings, asked, video=frames is not None)
     first = cut or must_reset(sender)
@@ -218,15 +218,15 @@ def plan_chunk(
     )
 
 
-def _padding(text: Callable[[str], Tensor], text_len: int) -> Callable[[str], Embedding]:
-    """`text` with zero rows up to text_len, as blending wants them."""
+def padded_encode(sources: Sources, config: GeneratorConfig) -> Encode:
+    """`sources.text` with zero rows up to text_len, as blending wants them. Raises PromptRefused for a longer one."""
 
     def encode(prompt: str) -> Embedding:
-        rows = text(prompt).float()
+        rows = sources.text(prompt).float()
         length = rows.shape[0]
-        if not 1 <= length <= text_len:
-            raise PromptRefused(f"the prompt has {length} tokens of {text_len}", remedy="shorten the prompt")
-        return Embedding(rows=torch.nn.functional.pad(rows, (0, 0, 0, text_len - length)), length=length)
+        if not 1 <= length <= config.text_len:
+            raise PromptRefused(f"the prompt has {length} tokens of {config.text_len}", remedy="shorten the prompt")
+        return Embedding(rows=torch.nn.functional.pad(rows, (0, 0, 0, config.text_len - length)), length=length)
 
     return encode
 

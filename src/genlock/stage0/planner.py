@@ -18,7 +18,7 @@ from torch import Tensor
 from genlock.errors import OutOfStep, TimelineRefused
 from genlock.generator.config import pixel_frames
 from genlock.generator.window import Policy
-from genlock.stage0.chunk import Planned, Sources, Stage0State, StreamSettings, begin_stage0, plan_chunk
+from genlock.stage0.chunk import Planned, Sources, Stage0State, StreamSettings, begin_stage0, padded_encode, plan_chunk
 from genlock.stage0.context import ContextWindow
 from genlock.stage0.grid import ChunkGrid, Placement
 from genlock.stage0.timeline import Agenda, Request, Timeline
@@ -34,7 +34,7 @@ class Awaited(Enum):
 
     NOTHING = "nothing"
     LATENTS = "latents"
-    ANCHOR = "anchor"  # its latents, and the pixel frame that the context begins with
+    ANCHOR = "anchor"  # the pixel frame that the context begins with; see `ContextWindow.anchor_wants_latents`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class Planner:
         return self._unsent[-1].state if self._unsent else self._sent
 
     def submit(self, request: Request) -> Accepted:
-        """Take a request, live or timed. Raises PromptRefused or TimelineRefused at once for one that cannot be served."""
+        """Take a request, live or timed, or refuse it now: PromptRefused, TimelineRefused, VideoInputRefused."""
         return self.submit_timeline(Timeline(requests=(request,)))[0]
 
     def submit_timeline(self, timeline: Timeline) -> tuple[Accepted, ...]:
@@ -94,9 +94,11 @@ class Planner:
         else:
             kept = self.settings.regime is Regime.R0 and sender.context_source is ContextSource.MESH
             needed = self.settings.regime is not Regime.R1 and not kept
-        if not needed or (window.end == sender.start_abs and window.has_anchor):
+        if not needed:
             return Awaited.NOTHING
-        return Awaited.ANCHOR if self.settings.regime is Regime.R0A else Awaited.LATENTS
+        if window.end != sender.start_abs:
+            return Awaited.LATENTS
+        return Awaited.NOTHING if window.has_anchor else Awaited.ANCHOR
 
     def frames_wanted(self, sender: State) -> int:
         """Pixel frames of a video input that the next chunk stands for."""
@@ -164,6 +166,7 @@ class Planner:
                 raise TimelineRefused(f"attention_bias {bias} under the rolling policy", remedy="leave it at 1")
             if request.strength is not None and not self.settings.warped:
                 raw_steps(self.settings.steps, request.strength)
+        encode = padded_encode(self._sources, self.settings.config)
         texts = [prompt.text for request in requests if request.prompts for prompt in request.prompts.prompts]
         for text in dict.fromkeys(texts):
-            self._sources.text(text)
+            encode(text)

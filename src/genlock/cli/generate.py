@@ -64,14 +64,14 @@ A_PATH = click.Path(path_type=Path)
     type=A_PATH,
     metavar="FILE",
     help="Prompts, blends, transitions and cuts from a JSON file, in place of the four flags above. "
-    "Example: --timeline story.json.",
+    "Default: those flags. Example: --timeline story.json.",
 )
 @click.option(
     "--input",
     "input_video",
     type=A_PATH,
     metavar="VIDEO",
-    help="A video to follow (video-to-video). Example: --input walk.mp4.",
+    help="A video to follow (video-to-video). Default: none. Example: --input walk.mp4.",
 )
 @click.option(
     "--strength",
@@ -123,8 +123,8 @@ A_PATH = click.Path(path_type=Path)
 @click.option(
     "--regime",
     type=click.Choice(CHOICES["regime"]),
-    help="What the cache is rebuilt from before a chunk: R0a exact, R0 latents only, R1 never; auto is the model's own. "
-    "Default: GENLOCK_REGIME, else auto. Example: --regime R0.",
+    help="What the cache is rebuilt from before a chunk: R0a exact, R0 latents only, R1 never. "
+    "Default: GENLOCK_REGIME, else auto, the model's own. Example: --regime R0.",
 )
 @click.option(
     "--height",

@@ -84,19 +84,17 @@ def main(arguments: Sequence[str], surroundings: Surroundings) -> int:
     if debug:
         words.remove("--debug")  # wherever it stands: a group's own options would have to come first
     try:
-        cli.main(args=words, prog_name="genlock", standalone_mode=False, obj=surroundings)
+        ended = cli.main(args=words, prog_name="genlock", standalone_mode=False, obj=surroundings)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return INTERRUPTED
-    except click.exceptions.Exit as end:
-        return end.exit_code
     except Exception as error:  # noqa: BLE001 - the one place where an error of any kind ends the process
         if debug:
             traceback.print_exc()
         told = told_as(error)
         click.echo(one_line(told), err=True)
         return told.exit_code
-    return 0
+    return ended if isinstance(ended, int) else 0  # click returns the code of a command that called `exit`
 
 
 def told_as(error: Exception) -> GenlockError:

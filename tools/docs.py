@@ -1,0 +1,123 @@
+"""Writes the pages of docs/reference that follow from the code, and the help texts that the tests hold.
+
+    python tools/docs.py
+
+A test fails while a page differs from what this writes. Each page opens by saying so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from genlock.cli.main import HELP_WIDTH, cli
+from genlock.errors import EXIT_CODES, GenlockError
+from genlock.settings import READ_ELSEWHERE, Option, options
+
+ROOT = Path(__file__).resolve().parents[1]
+HELP = Path("tests/cli/help")
+MADE = "Written by `make docs` from the code; edit {source}, not this page.\n"
+
+
+def help_texts() -> dict[str, str]:
+    """The help of `genlock` (under "") and of each command, at a fixed width."""
+    width = HELP_WIDTH - 2  # the margin that click leaves on a terminal
+    top = click.Context(cli, info_name="genlock", terminal_width=width)
+    texts = {"": cli.get_help(top)}
+    for name in cli.list_commands(top):
+        command = cli.get_command(top, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=top, terminal_width=width)
+        texts[name] = command.get_help(inner)
+    return {name: text.rstrip() + "\n" for name, text in texts.items()}
+
+
+def cli_page() -> str:
+    parts = ["# The command line\n", MADE.format(source="`src/genlock/cli/`")]
+    for name, text in help_texts().items():
+        parts += [f"## {' '.join(['genlock', name]).strip()}\n", f"```text\n{text}```\n"]
+    return "\n".join(parts)
+
+
+def settings_page() -> str:
+    opening = (
+        "Each setting is an environment variable. A flag of the command line and an argument of `genlock.open` go\n"
+        "before it. An unknown `GENLOCK_` variable is refused. *Equal on* says who must hold the same value: a\n"
+        "difference among all ranks ends the start; what rank 0 alone reads reaches the others in the envelope.\n"
+    )
+    elsewhere = "".join(f"\n`{name}` is no setting of a run: {what}.\n" for name, what in READ_ELSEWHERE.items())
+    table = ["| variable | default | values | equal on | meaning |", "| --- | --- | --- | --- | --- |"]
+    table += [f"| `{o.variable}` | `{shown(o.default)}` | {values(o)} | {o.parity} | {o.doc} |" for o in options()]
+    return (
+        "\n".join(["# Settings\n", MADE.format(source="`src/genlock/settings.py`"), opening, *table]) + "\n" + elsewhere
+    )
+
+
+def shown(default: str | int | bool) -> str:
+    return str(int(default)) if isinstance(default, bool) else str(default)
+
+
+def values(option: Option) -> str:
+    if option.choices:
+        return ", ".join(f"`{choice}`" for choice in option.choices)
+    if option.kind is bool:
+        return "`1`, `0`"
+    return f"a whole number of {option.unit}, {option.minimum} or more" if option.kind is int else f"a {option.unit}"
+
+
+def every_error(base: type[GenlockError] = GenlockError) -> Iterator[type[GenlockError]]:
+    yield base
+    for sub in base.__subclasses__():
+        yield from every_error(sub)
+
+
+def first_sentence(error: type[GenlockError]) -> str:
+    return " ".join((error.__doc__ or "").split("\n\n")[0].split())
+
+
+def errors_page() -> str:
+    parts = [
+        "# Errors and exit codes\n",
+        MADE.format(source="`src/genlock/errors.py`"),
+        "An error is one line: `CODE: where: what was wrong; what to do`. With `--debug` the traceback comes before\n"
+        "it. In Python the classes below are raised; all are `genlock.GenlockError`, with `code`, `what`, `where`,\n"
+        "`remedy`, `exit_code`, and `rank`, `call_id`, `chunk_index` and `field` where they are known.\n",
+        "## Exit codes\n",
+        "| exit code | meaning |\n| --- | --- |",
+        *[f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()],
+        "",
+        "## Error codes\n",
+        "| code | class | exit code | what it means | usual remedy |\n| --- | --- | --- | --- | --- |",
+    ]
+    parts += [
+        f"| {e.code} | `{e.__name__}` | {e.exit_code} | {first_sentence(e)} | {e.default_remedy} |"
+        for e in sorted(every_error(), key=lambda e: (e.exit_code, e.code))
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """Path under the repository's root -> text, for everything that is generated."""
+    made = {
+        Path("docs/reference/cli.md"): cli_page(),
+        Path("docs/reference/settings.md"): settings_page(),
+        Path("docs/reference/errors.md"): errors_page(),
+    }
+    return made | {HELP / f"{name or 'genlock'}.txt": text for name, text in help_texts().items()}
+
+
+def main() -> None:
+    wanted = pages()
+    for path in (ROOT / HELP).glob("*.txt"):
+        if path.relative_to(ROOT) not in wanted:
+            path.unlink()
+    for path, text in wanted.items():
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_text(text)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from genlock.generator.model import Generator
 from genlock.media.vae import Vae
-from torch import Tensor, nn
 
 from . import weights
 from .config import STEPS, Preset
@@ -64,11 +65,11 @@ def examine(
 
 
 def pictures(frames: Tensor, truth: Tensor, chunks: int, path: Path, titles: Sequence[str]) -> None:
-    """Ten moments of up to six takes: what should be, above what came."""
+    """Nine moments of up to six takes: what should be, above what came."""
     total = frames.shape[1]
     middle = first_pixel(chunks // 2)
-    moments = sorted({0, 4, min(8, total - 1), middle - 1, middle + 4, middle + 16, total // 4, 3 * total // 4, total - 1})
-    moments = [n for n in moments if n < total]
+    wanted = {0, 4, 8, middle - 1, middle + 4, middle + 16, total // 4, 3 * total // 4, total - 1}
+    moments = sorted(n for n in wanted if 0 <= n < total)
     rows, names = [], []
     for n in range(min(6, len(frames))):
         rows += [as_bytes(truth[n, moments]), as_bytes(frames[n, moments])]

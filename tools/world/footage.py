@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from genlock.generator.config import TEMPORAL_STRIDE
 from genlock.media.vae import DecoderState, EncoderState, Vae, clamp_pixels
-from torch import Tensor
 
 from .config import CHUNK, CONTEXT, ModelShape
 from .loop import Log, autocast
@@ -70,7 +71,7 @@ def as_pixels(frames: Tensor) -> Tensor:
 
 @torch.no_grad()
 def round_trip(vae: Vae, frames: Tensor) -> tuple[Tensor, Iterator[Tensor]]:
-    """Latents [M, t, C, h, w] of uint8 frames [M, T, 3, H, W], T = 1 + 4k, and, lazily, their decoding piece by piece."""
+    """Latents [M, t, C, h, w] of uint8 frames [M, T, 3, H, W], T = 1 + 4k, and, lazily, their decoding in pieces."""
     encoder: EncoderState | None = None
     parts = []
     with autocast(frames.device):
@@ -97,8 +98,8 @@ def pieces(frames: Tensor, size: int) -> list[Tensor]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """Chunks to train on: context [B, 3, C, h, w] (None: they start a stream), truth [B, 3, C, h, w], the scene's number
-    and whether the prompt is new [B]."""
+    """Chunks to train on: context [B, 3, C, h, w] (None: they start a stream), truth [B, 3, C, h, w], the number of the
+    scene and whether the prompt is new [B]."""
 
     context: Tensor | None
     truth: Tensor

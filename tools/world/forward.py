@@ -1,7 +1,7 @@
 """The generator's call as training wants it: gradients through the context, one compiled block for all layers.
 
-The arithmetic is the package's own `Block.forward`, `time_vectors`, `patch_embedding` and `head`; only the store differs
-(keys and values are joined instead of written into a cache). A block is called as a function of its weights, so that
+The arithmetic is the package's own `Block.forward`, `time_vectors`, `patch_embedding` and `head`; only the store
+differs (keys and values are joined instead of written into a cache). A block is called as a function of its weights, so that
 one compilation serves every layer.
 
 Legend: B contexts, R draws (noise levels tried on each), F frames, C channels, H W latent rows and columns, S tokens of
@@ -43,6 +43,7 @@ class TrainingGenerator:
 
     def __init__(self, generator: Generator, *, compile_block: bool = False) -> None:
         self.generator = generator
+        self.weights = [dict(block.named_parameters()) for block in generator.blocks]
         template = generator.blocks[0]
 
         def block(
@@ -60,9 +61,6 @@ class TrainingGenerator:
 
         self.plain: BlockCall = block
         self.block: BlockCall = torch.compile(block, dynamic=False) if compile_block else block
-
-    def fall_back(self) -> None:
-        self.block = self.plain
 
     def context(self, x: Tensor, cross: CrossKV) -> Past:
         """Keys and values of clean frames at positions from 0, t = 0. x: [B, F, C, H, W]."""
@@ -83,8 +81,7 @@ class TrainingGenerator:
         _, time = generator.time_vectors(t)
         tokens = generator.patch_embedding(x).float()
         own: Past = []
-        for layer, block in enumerate(generator.blocks):
-            weights = dict(block.named_parameters())
+        for layer, weights in enumerate(self.weights):
             seen = None if past is None else past[layer]
             tokens, k, v = self.block(weights, tokens, time, cross[layer], seen, rotation)
             own.append((k, v))

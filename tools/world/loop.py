@@ -269,7 +269,12 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def fastest(
-    candidates: dict[str, Callable[[], None]], trial: Callable[[], Any], *, device: torch.device, log: Log, repeats: int = 3
+    candidates: dict[str, Callable[[], None]],
+    trial: Callable[[], Any],
+    *,
+    device: torch.device,
+    log: Log,
+    repeats: int = 3,
 ) -> str:
     """Tries ways of doing the same thing and leaves the fastest one switched on; returns its name.
 

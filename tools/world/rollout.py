@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.config import TEMPORAL_STRIDE, frame_tokens
 from genlock.generator.model import Generator
@@ -19,7 +21,6 @@ from genlock.generator.sampler import sample_chunk
 from genlock.generator.schedule import Schedule, clean_estimate
 from genlock.generator.window import Held, recompute_policy, span_of_chunk, span_of_recompute
 from genlock.media.vae import DecoderState, Vae, clamp_pixels
-from torch import Tensor
 
 from .config import CHUNK, CONTEXT, SHIFT, STEPS, ModelShape
 from .loop import autocast

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from tokenizers import Tokenizer
@@ -53,15 +54,15 @@ class Take:
 
     @property
     def changed(self) -> tuple[bool, ...]:
-        return (False, *(a != b for a, b in zip(self.scenes, self.scenes[1:], strict=False)))
+        return (False, *(a != b for a, b in pairwise(self.scenes)))
 
 
 def take_of(scenes: Sequence[Factors], offset: int) -> Take:
     """The take that asks for these scenes, one a chunk."""
     changes = [(0, scenes[0])]
-    for chunk in range(1, len(scenes)):
-        if scenes[chunk] != scenes[chunk - 1]:
-            changes.append((offset + first_pixel(chunk), scenes[chunk]))
+    for chunk, (before, after) in enumerate(pairwise(scenes), start=1):
+        if after != before:
+            changes.append((offset + first_pixel(chunk), after))
     return Take(script=Script(scenes=tuple(changes)), offset=offset, scenes=tuple(scenes))
 
 

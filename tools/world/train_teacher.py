@@ -8,22 +8,23 @@ Legend: B contexts, R draws on each, C channels, h w latent rows and columns, L 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from genlock.generator.model import Generator
+from torch import Tensor, nn
+
 from genlock.generator.schedule import Schedule
 from genlock.media.vae import Vae
-from torch import Tensor, nn
 
 from . import weights
 from .config import SHIFT, STEPS, Preset, TeacherStage
 from .exam import examine
 from .footage import LatentPool, Samples
-from .forward import TrainingGenerator, repeat
+from .forward import BlockCall, TrainingGenerator, repeat
 from .loop import Log, Trainer, autocast, fastest
-from .quick_vae import quicken, restore
+from .quick_vae import QuickActivation, quicken, restore
 from .scene import WorldSpec
 from .takes import Words, draw_takes
 
@@ -52,9 +53,10 @@ def run(
     vae = weights.read_vae(out / weights.VAE, shape, device)
     rng = torch.Generator(device).manual_seed(preset.seed + trainer.steps)
     pool = fill_pool(vae, words, preset, world, trainer.steps, seconds, log, compile_=compile_)
-    lesson = Lesson(TrainingGenerator(generator, compile_block=compile_), text, pool, words, stage, rng)
+    training = TrainingGenerator(generator, compile_block=compile_)
+    lesson = Lesson(training, text, pool, words, stage, rng)
     if compile_:
-        choose_way(trainer, lesson, device, log)
+        choose_way(trainer, training, lesson.loss, device, log)
     trainer.begin()
     while not trainer.budget.over():
         trainer.step(lesson.loss())
@@ -95,12 +97,12 @@ def fill_pool(
 ) -> LatentPool:
     stage = preset.teacher
     if compile_:
-        quicken(vae)
+        quicken(vae, QuickActivation())
     takes = draw_takes(stage.pool_takes, stage.pool_chunks, world, random.Random(preset.seed + 31 * seed + 1))
     pool = LatentPool(vae, takes, words, preset.shape, stage.pool_chunks)
     try:
         pool.fill(takes, batch=stage.encode_batch, seconds=min(stage.pool_seconds, 0.3 * seconds), log=log)
-    except Exception as fault:  # noqa: BLE001 - whatever the compiler raises, the plain way remains
+    except Exception as fault:
         if not compile_:
             raise
         log(event="compile failed", why=(str(fault).splitlines() or [repr(fault)])[0][:300])
@@ -160,7 +162,7 @@ class Lesson:
         return context + size * torch.randn(context.shape, generator=self.rng, device=self.device)
 
     def _levels(self, count: int) -> Tensor:
-        """Noise levels [count]: a share exactly where the sampler stops, the others spread as the schedule's shift does."""
+        """Noise levels [count]: a share exactly where the sampler stops, the others spread as the schedule has them."""
         even = self._chance(count)
         spread = SHIFT * even / (1 + (SHIFT - 1) * even)
         stop = self.stops[torch.randint(len(self.stops), (count,), generator=self.rng, device=self.device)]
@@ -170,16 +172,17 @@ class Lesson:
         return torch.rand(count, generator=self.rng, device=self.device)
 
 
-def choose_way(trainer: Trainer, lesson, device: torch.device, log: Log) -> None:
+def choose_way(
+    trainer: Trainer, training: TrainingGenerator, loss: Callable[[], Tensor], device: torch.device, log: Log
+) -> None:
     """Plain or compiled blocks, whichever is faster on whole steps."""
-    training = lesson.training
     fast = training.block
 
     def trial() -> None:
         trainer.optimizer.zero_grad(set_to_none=True)
-        lesson.loss().backward()
+        loss().backward()
 
-    def switch(block) -> None:
+    def switch(block: BlockCall) -> None:
         training.block = block
 
     ways = {"plain": lambda: switch(training.plain), "compiled": lambda: switch(fast)}

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from genlock.media.vae import Vae
-from genlock.media.vae_layers import CONV_FORMS, CausalConv, ConvForm, Downsample, Upsample
 from torch import Tensor, nn
 
+from genlock.media.vae import DecoderState, EncoderState, Vae
+from genlock.media.vae_layers import CONV_FORMS, CausalConv, ConvForm, Downsample, Upsample
+
 from . import weights
-from .config import ModelShape, Preset, VaeStage
+from .config import Preset, VaeStage
 from .footage import as_pixels, film, film_pool, latent_statistics, round_trip
 from .loop import Log, Trainer, autocast, fastest, table
-from .quick_vae import quicken, restore
+from .quick_vae import QuickActivation, quicken, restore
 from .scene import WorldSpec
 from .sheets import as_bytes, psnr, sheet
 from .takes import draw_takes, exam_takes, window_pixels
@@ -56,7 +57,7 @@ def run(
     pool = film_pool(takes, window_pixels(stage.pool_chunks), shape, device, seconds=seconds_left, log=log)
     generator = torch.Generator(device).manual_seed(preset.seed + trainer.steps)
     lesson = Lesson(vae, pool, stage, generator)
-    choose_way(vae, lesson, stage, compile_=compile_, device=device, log=log)
+    choose_way(vae, lesson, compile_=compile_, device=device, log=log)
     trainer.begin()
     while not trainer.budget.over():
         images = trainer.budget.progress() < stage.image_share
@@ -119,7 +120,7 @@ class Lesson:
             _, decoder = self.vae.decode(None, self.vae.scale(mean))
         return self.repeat(after, encoder, decoder)
 
-    def repeat(self, frames: Tensor, encoder, decoder) -> Tensor:
+    def repeat(self, frames: Tensor, encoder: EncoderState | None, decoder: DecoderState | None) -> Tensor:
         """Loss of coding the frames once, going on from the states."""
         with autocast(frames.device):
             mean, log_variance, _ = self.vae.moments(encoder, frames)
@@ -144,9 +145,7 @@ def difference(back: Tensor, frames: Tensor) -> Tensor:
     return loss
 
 
-def choose_way(
-    vae: Vae, lesson: Lesson, stage: VaeStage, *, compile_: bool, device: torch.device, log: Log
-) -> None:
+def choose_way(vae: Vae, lesson: Lesson, *, compile_: bool, device: torch.device, log: Log) -> None:
     """The fastest convolution form, then whether the compiled activation pays; measured on whole steps."""
 
     def trial() -> None:
@@ -165,7 +164,8 @@ def choose_way(
             vae.zero_grad(set_to_none=True)
             lesson.loss(images=True, warm=False).backward()
 
-        ways = {"plain": lambda: restore(vae), "compiled": lambda: quicken(vae)}
+        activation = QuickActivation()
+        ways = {"plain": lambda: restore(vae), "compiled": lambda: quicken(vae, activation)}
         fastest(ways, both, device=device, log=log)
     vae.zero_grad(set_to_none=True)
 
@@ -180,7 +180,7 @@ def examine(out: Path, preset: Preset, world: WorldSpec, device: torch.device, l
     _, decoding = round_trip(vae, frames)
     back = torch.cat(list(decoding), dim=1)
     per_frame = psnr(back, as_pixels(frames)).mean(0)
-    rows, titles = picture_rows(frames, back, shape)
+    rows, titles = picture_rows(frames, back)
     sheet(rows, out / "vae-clips.png", titles)
     at = [n for n in (0, 1, 4, 9, 10, 16, 32, 64, 96, 128) if n < len(per_frame)]
     clip = per_frame[: stage.clip_frames]
@@ -190,7 +190,7 @@ def examine(out: Path, preset: Preset, world: WorldSpec, device: torch.device, l
     table("VAE on held-out scenes", rows)
 
 
-def picture_rows(frames: Tensor, back: Tensor, shape: ModelShape) -> tuple[list[Tensor], list[str]]:
+def picture_rows(frames: Tensor, back: Tensor) -> tuple[list[Tensor], list[str]]:
     at = [n for n in (0, 3, 8, 16, 32, 64, 100, 128) if n < frames.shape[1]]
     rows, titles = [], []
     for n in range(min(6, len(frames))):

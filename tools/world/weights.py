@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from genlock.generator.model import Generator
 from genlock.media.umt5 import small_umt5
 from genlock.media.vae import Vae, VaeConfig
-from torch import Tensor, nn
 
 from .config import ModelShape
 

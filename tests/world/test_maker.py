@@ -1,0 +1,212 @@
+"""The maker of the bundled model, at sizes a CPU trains in seconds: every stage runs, resumes and hands over."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tools.world import export, weights
+from tools.world.config import FIRST, SMOKE, STEPS
+from tools.world.footage import LatentPool, anchor_pixel
+from tools.world.forward import TrainingGenerator, repeat
+from tools.world.loop import Budget, Ema, Log, Trainer, learning_rate
+from tools.world.make import main
+from tools.world.rollout import Rollout
+from tools.world.scene import FIRST_WORLD
+from tools.world.takes import Words, draw_takes, first_pixel, take_of, unsaid
+
+from genlock.generator.cache import KeyValueCache
+from genlock.generator.window import Held, recompute_policy, span_of_chunk, span_of_recompute
+
+SECONDS = 2.5
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def make(stage: str, out: Path, *more: str) -> None:
+    arguments = ["--stage", stage, "--out", str(out), "--seconds", str(SECONDS), "--preset", "smoke", "--device", "cpu"]
+    main([*arguments, *more])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("maker")
+    make("all", out, "--export-dir", str(out / "results"))
+    return out
+
+
+@pytest.mark.slow
+def test_every_stage_runs_and_hands_over(made):
+    losses = [r["loss"] for r in records(made) if "loss" in r]
+    assert losses
+    assert all(math.isfinite(loss) for loss in losses)
+    assert {r["stage"] for r in records(made) if "loss" in r} == {"vae", "teacher", "student"}
+    results = {file.name for file in (made / "results").iterdir()}
+    assert {"vae.pt", "teacher.pt", "student.pt", "vae-clips.png", "student.png", "log.jsonl"} <= results
+    generator, vae, text = export.load(made / export.FOLDER, text_len=SMOKE.shape.text_len)
+    student = weights.read(made / weights.STUDENT)["modules"]["generator"]
+    torch.testing.assert_close(generator.head.head.weight, student["head.head.weight"].float())
+    assert vae.config.std != (1.0,) * 16
+    assert text.encode("a red balloon over the sea").shape[1] == SMOKE.shape.text_dim
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["vae", "student"])
+def test_a_stage_goes_on_where_it_stopped(made, stage):
+    before = torch.load(made / f"{stage}.ckpt", weights_only=True)
+    make(stage, made)
+    after = torch.load(made / f"{stage}.ckpt", weights_only=True)
+    assert after["steps"] > before["steps"] > 0
+    assert after["trained"] > before["trained"]
+    assert after["ema"]["count"] == after["steps"]
+
+
+def test_the_shipped_shape_fits_its_budget():
+    generator = weights.new_generator(FIRST.shape)
+    vae = weights.Vae(weights.vae_config(FIRST.shape))
+    text = weights.new_text(FIRST.shape, 200)
+    numbers = sum(p.numel() for module in (generator, vae, text) for p in module.parameters())
+    assert 2 * numbers <= 14_000_000
+
+
+def small_generator():
+    torch.manual_seed(1)
+    generator = weights.new_generator(SMOKE.shape)
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return generator
+
+
+def test_training_forward_is_the_generator_with_its_cache():
+    generator, shape = small_generator(), SMOKE.shape
+    rows, columns = shape.height // 8, shape.width // 8
+    context, z = torch.randn(2, 2, 3, 16, rows, columns)
+    cross = generator.cross_kv(torch.randn(2, 5, shape.text_dim))
+    times = torch.tensor([625.0, 1000.0])
+    cache = KeyValueCache(
+        layers=shape.layers, frames=6, tokens=rows * columns // 4, heads=4, head_dim=shape.dim // 4, batch=2
+    )
+    policy = recompute_policy()
+    with torch.no_grad():
+        span, held = span_of_recompute(policy, 3)
+        generator(context, torch.zeros(2, 1), cross, cache, span)
+        span, _ = span_of_chunk(policy, held, start=3, frames=3)
+        expected = generator(z, times.view(2, 1), cross, cache, span)
+        span, _ = span_of_chunk(policy, Held(), start=0, frames=3)
+        expected_first = generator(z, times.view(2, 1), cross, cache, span)
+    training = TrainingGenerator(generator)
+    past = training.context(context, cross)
+    torch.testing.assert_close(training.flow(z, times, cross, past), expected)
+    torch.testing.assert_close(training.flow(z, times, cross, None), expected_first)
+    twice = training.flow(z.repeat_interleave(2, 0), times.repeat_interleave(2), repeat(cross, 2), repeat(past, 2))
+    torch.testing.assert_close(twice[::2], expected)
+
+
+def test_rolled_streams_meet_the_context_they_were_trained_on():
+    torch.manual_seed(0)
+    shape, chunks = SMOKE.shape, 4
+    words = Words(FIRST_WORLD, phrasings=1, text_len=shape.text_len, seed=1, device=CPU)
+    vae = weights.Vae(weights.vae_config(shape)).eval()
+    takes = [take for take in draw_takes(12, chunks, FIRST_WORLD, random.Random(2)) if take.offset == 0][:2]
+    pool = LatentPool(vae, takes, words, shape, chunks)
+    pool.fill(takes, batch=2, seconds=60, log=lambda **_: None)
+    rollout = Rollout(small_generator(), vae, shape, streams=2, rng=torch.Generator().manual_seed(1))
+    for number in range(chunks):
+        expected = pool.chunk(torch.arange(2), torch.full((2,), number), first=number == 0)
+        if number:
+            error = (rollout.context() - expected.context).abs().mean() / expected.context.abs().mean()
+            assert error < 0.02
+        rollout.remember(expected.truth)
+    assert [anchor_pixel(k) for k in (2, 3)] == [12, 24]
+
+
+def test_a_rolled_chunk_is_the_sampler_s_chain():
+    shape = SMOKE.shape
+    generator = small_generator()
+    vae = weights.Vae(weights.vae_config(shape)).eval()
+    rollout = Rollout(generator, vae, shape, streams=2, rng=torch.Generator().manual_seed(1))
+    embeds = torch.randn(2, 5, shape.text_dim)
+    first, second = rollout.run(embeds), rollout.run(embeds)
+    assert first.context is None
+    assert len(second.noised) == len(STEPS)
+    assert (first.frames.shape[1], second.frames.shape[1]) == (9, 12)
+    torch.testing.assert_close(second.context, first.latents)
+    third = rollout.run(embeds)
+    torch.testing.assert_close(third.context[:, 1:], second.latents[:, 1:])
+    assert not torch.equal(third.context[:, 0], second.latents[:, 0])
+    truth = torch.randn_like(third.latents)
+    rollout.run(embeds, truth=truth, trusted=torch.tensor([True, False]))
+    assert torch.equal(rollout.past[0], truth[0])
+    assert not torch.equal(rollout.past[1], truth[1])
+
+
+def test_scenes_change_where_chunks_begin():
+    for take in draw_takes(60, 12, FIRST_WORLD, random.Random(4)):
+        starts = [frame for frame, _ in take.script.scenes[1:]]
+        changed = [chunk for chunk, new in enumerate(take.changed) if new]
+        assert starts == [take.offset + first_pixel(chunk) for chunk in changed]
+        assert take_of(take.scenes, take.offset) == take
+    assert [first_pixel(k) for k in range(4)] == [0, 9, 21, 33]
+
+
+def test_full_captions_leave_nothing_open():
+    words = Words(FIRST_WORLD, phrasings=2, text_len=32, seed=3, device=CPU)
+    combo = words.combos[100]
+    told = {tuple(ids) for combination in words.full.tolist() for ids in combination}
+    for name in ("colour", "place", "light"):
+        values = getattr(FIRST_WORLD, f"{name}s")
+        other = replace(combo, **{name: next(v for v in values if v != getattr(combo, name))})
+        assert not {tuple(ids) for ids in words.full[words.index[other]].tolist()} & {
+            tuple(ids) for ids in words.full[100].tolist()
+        }
+    assert len(told) > len(words.combos)
+    open_ = [seed for seed in range(300) if unsaid(combo, seed, FIRST_WORLD)]
+    assert 0 < len(open_) < 150
+
+
+def test_schedule_and_average():
+    assert learning_rate(1.0, 0.0, 0) < learning_rate(1.0, 0.0, 500)
+    assert learning_rate(1.0, 1.0, 500) == pytest.approx(0.01)
+    budget = Budget(100.0, tail=10.0, before=90.0)
+    budget.begin()
+    assert budget.progress() == pytest.approx(0.5, abs=0.02)
+    layer = torch.nn.Linear(2, 2)
+    ema = Ema({"layer": layer})
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    ema.update()
+    with ema.averaged():
+        assert bool((layer.weight > before).all())
+        assert bool((layer.weight < before + 1).all())
+    torch.testing.assert_close(layer.weight.detach(), before + 1)
+
+
+def test_a_loss_that_is_not_finite_puts_the_average_back(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    trainer = Trainer(
+        {"layer": layer}, path=tmp_path / "a.ckpt", log=Log(tmp_path / "log", "x"), seconds=9, tail=0, peak_lr=1.0
+    )
+    trainer.begin()
+    kept = trainer.ema.shadow["layer.weight"].clone()
+    layer.weight.data.fill_(math.nan)
+    trainer._rescue(math.nan)
+    torch.testing.assert_close(layer.weight.detach(), kept)
+    assert trainer.peak_lr == 0.5

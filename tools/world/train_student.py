@@ -1,0 +1,223 @@
+"""Stage 3: the student. It runs as the package will run it, and learns from what it meets.
+
+The world is determined by the prompt and by what has been shown, so the right continuation of a rollout is known: the
+renderer's. Streams roll out on the student's own latents and re-encoded pixels; the inputs of their four steps go into
+a ring, and updates on it pull every step's clean estimate towards the truth.
+
+Writes student.pt (generator and text encoder, averaged), student.png and the log.
+
+Legend: B samples, n steps of the sampler, F = 3 latent frames, C channels, h w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import weights
+from .config import STEPS, Preset, StudentStage
+from .exam import examine
+from .footage import LatentPool
+from .forward import TrainingGenerator, repeat
+from .loop import Log, Trainer, autocast
+from .rollout import Rolled, Rollout
+from .scene import WorldSpec
+from .takes import Words
+from .train_teacher import WEIGHT_DECAY, begin_from, choose_way, fill_pool
+
+SHORTEST = 4  # chunks of the first rollouts; they grow with the stage's progress
+SHIFTED_SHARE = 0.35  # of the rounds, those that join a stream in the middle
+KNEE = 0.1  # of the loss: squares below it, distances above (latents have a deviation of 1)
+
+
+def run(
+    preset: Preset, world: WorldSpec, out: Path, *, seconds: float, device: torch.device, compile_: bool, log: Log
+) -> None:
+    stage, shape = preset.student, preset.shape
+    torch.manual_seed(preset.seed + 1)
+    words = Words(world, phrasings=preset.teacher.phrasings, text_len=shape.text_len, seed=preset.seed, device=device)
+    generator = weights.new_generator(shape).to(device)
+    text = weights.new_text(shape, words.vocabulary).to(device)
+    trainer = Trainer(
+        {"generator": generator, "text": text},
+        path=out / "student.ckpt",
+        log=log,
+        seconds=seconds,
+        tail=stage.tail_seconds,
+        peak_lr=stage.peak_lr,
+        weight_decay=WEIGHT_DECAY,
+    )
+    if not begin_from(out / weights.STUDENT, trainer, log) and not trainer.resumed:
+        weights.read(out / weights.TEACHER)
+        begin_from(out / weights.TEACHER, trainer, log)
+    vae = weights.read_vae(out / weights.VAE, shape, device)
+    pool = fill_pool(vae, words, preset, world, 1000 + trainer.steps, seconds, log, compile_=compile_)
+    rng = torch.Generator(device).manual_seed(preset.seed + 1 + trainer.steps)
+    rollout = Rollout(generator, vae, shape, streams=stage.streams, rng=rng)
+    training = TrainingGenerator(generator, compile_block=compile_)
+    school = School(rollout, training, text, pool, words, stage, rng)
+    if compile_:
+        for _ in school.round(SHORTEST):
+            pass
+        choose_way(trainer, training, school.loss, device, log)
+    trainer.begin()
+    while not trainer.budget.over():
+        longest = SHORTEST + int(2 * trainer.budget.progress() * stage.chunks)
+        for error in school.round(min(longest, stage.chunks, pool.chunks)):
+            for _ in range(stage.updates):
+                trainer.step(school.loss(), rollout_error=error, chunks=min(longest, stage.chunks))
+            if trainer.budget.over():
+                break
+    trainer.save()
+    with trainer.ema.averaged():
+        weights.write(out / weights.STUDENT, trainer.modules, torch.float16, words=words.vocabulary)
+        examine(
+            generator,
+            text,
+            vae,
+            words,
+            preset,
+            world,
+            count=stage.eval_prompts,
+            chunks=stage.eval_chunks,
+            out=out,
+            name="student",
+            log=log,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Met:
+    """What rollouts met: context [B, 3, C, h, w] or None, noised [B, n, F, C, h, w], truth [B, F, C, h, w], scene, told
+    [B]."""
+
+    context: Tensor | None
+    noised: Tensor
+    truth: Tensor
+    scene: Tensor
+    told: Tensor
+
+
+class Ring:
+    """The newest `capacity` samples."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.held: dict[str, Tensor] = {}
+        self.count = 0
+        self.cursor = 0
+
+    def add(self, met: Met) -> None:
+        fields = {name: getattr(met, name) for name in ("context", "noised", "truth", "scene", "told")}
+        rows = len(met.scene)
+        where = (self.cursor + torch.arange(rows, device=met.scene.device)) % self.capacity
+        for name, value in fields.items():
+            if value is None:
+                continue
+            if value.is_floating_point():
+                value = value.half()
+            if name not in self.held:
+                self.held[name] = value.new_zeros((self.capacity, *value.shape[1:]))
+            self.held[name][where] = value
+        self.cursor = (self.cursor + rows) % self.capacity
+        self.count = min(self.count + rows, self.capacity)
+
+    def draw(self, count: int, rng: torch.Generator) -> Met:
+        device = self.held["scene"].device
+        rows = torch.randint(self.count, (count,), generator=rng, device=device)
+        drawn = {name: value[rows] for name, value in self.held.items()}
+        floats = {name: value.float() if value.is_floating_point() else value for name, value in drawn.items()}
+        return Met(**{"context": None, **floats})
+
+
+class School:
+    """Rolls streams out and draws lessons from what they met."""
+
+    def __init__(
+        self,
+        rollout: Rollout,
+        training: TrainingGenerator,
+        text: nn.Module,
+        pool: LatentPool,
+        words: Words,
+        stage: StudentStage,
+        rng: torch.Generator,
+    ) -> None:
+        self.rollout, self.training, self.text, self.pool = rollout, training, text, pool
+        self.words, self.stage, self.rng = words, stage, rng
+        self.device = pool.device
+        self.first = Ring(max(stage.ring // 4, stage.streams))
+        self.later = Ring(max(stage.ring, stage.streams))
+        self.order = random.Random(3)
+        self.shifted = (~pool.starts).nonzero()[:, 0]
+
+    def round(self, chunks: int) -> Iterator[Tensor]:
+        """Rolls every stream out for some chunks; yields the mean error of each chunk it generated, as a tensor."""
+        stage, pool = self.stage, self.pool
+        joined = len(self.shifted) > 0 and chunks > 3 and self.order.random() < SHIFTED_SHARE
+        source = self.shifted if joined else pool.first
+        take = source[torch.randint(len(source), (stage.streams,), generator=self.rng, device=self.device)]
+        trusted = torch.rand(stage.streams, generator=self.rng, device=self.device) < stage.truth_share
+        self.rollout.clear()
+        for number in range(chunks):
+            chunk = torch.full_like(take, number)
+            truth = pool.chunk(take, chunk, first=number == 0)
+            if joined and number < 2:
+                self.rollout.remember(truth.truth)
+                continue
+            with torch.no_grad(), autocast(self.device):
+                embeds = weights.embed(self.text, self._words(truth.scene, truth.told))
+            rolled = self.rollout.run(embeds, truth=truth.truth, trusted=trusted)
+            ring = self.first if rolled.context is None else self.later
+            ring.add(met(rolled, truth.truth, truth.scene, truth.told))
+            yield (rolled.latents - truth.truth).abs().mean()
+
+    def loss(self) -> Tensor:
+        """Of one batch, a share of it chunks that start a stream."""
+        stage = self.stage
+        count = max(round(stage.first_share * stage.contexts), 1)
+        parts = [(self.first, count), (self.later, max(stage.contexts - count, 1))]
+        parts = [(ring, size) for ring, size in parts if ring.count]
+        total = sum(size for _, size in parts)
+        losses = [self._loss(ring.draw(size, self.rng)) * (size / total) for ring, size in parts]
+        return torch.stack(losses).sum()
+
+    def _loss(self, drawn: Met) -> Tensor:
+        draws, steps = self.stage.draws, len(STEPS)
+        count = len(drawn.scene)
+        # Different steps of the same chunk share its context pass.
+        step = torch.rand(count, steps, generator=self.rng, device=self.device).argsort(dim=1)[:, :draws]
+        rows = torch.arange(count, device=self.device)[:, None]
+        z = drawn.noised[rows, step].flatten(0, 1)
+        step = step.flatten()
+        times, sigmas = self.rollout.times[step], self.rollout.sigmas[step]
+        with autocast(self.device):
+            embeds = weights.embed(self.text, self._words(drawn.scene, drawn.told))
+            cross = self.training.generator.cross_kv(embeds)
+            past = None if drawn.context is None else self.training.context(self._shaken(drawn.context), cross)
+            seen = None if past is None else repeat(past, draws)
+            flow = self.training.flow(z, times, repeat(cross, draws), seen)
+        clean = z - sigmas.view(-1, 1, 1, 1, 1) * flow
+        return distance(clean, drawn.truth.repeat_interleave(draws, 0))
+
+    def _words(self, scene: Tensor, told: Tensor) -> Tensor:
+        loose = torch.rand(len(scene), generator=self.rng, device=self.device) < 0.4
+        return self.words.draw(scene, told | ~loose, self.rng)
+
+    def _shaken(self, context: Tensor) -> Tensor:
+        size = self.stage.context_noise
+        return context + size * torch.randn(context.shape, generator=self.rng, device=self.device)
+
+
+def met(rolled: Rolled, truth: Tensor, scene: Tensor, told: Tensor) -> Met:
+    return Met(context=rolled.context, noised=torch.stack(rolled.noised, dim=1), truth=truth, scene=scene, told=told)
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean pseudo-Huber distance: as forgiving as a square near zero, no harsher than the distance far from it."""
+    return ((a - b).square() + KNEE**2).sqrt().mean() - KNEE

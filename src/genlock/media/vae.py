@@ -33,6 +33,7 @@ from genlock.media.vae_layers import (
     Residual,
     Step,
     Upsample,
+    best_form,
 )
 
 PIXEL_CHANNELS = 3
@@ -106,7 +107,8 @@ class VaeConfig:
             raise CheckpointConfig(f"unknown key {unknown[0]!r}", where=where)
         if missing := sorted(known - {"latent_channels", "temporal_downsample"} - set(values)):
             raise CheckpointConfig(f"missing key {missing[0]!r}", where=where)
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        numbers: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**numbers)
 
 
 def _wan(width: int) -> VaeConfig:
@@ -198,15 +200,16 @@ class Vae(nn.Module):
     """Encoder and decoder streams over one set of weights.
 
     `conv_form` says how a causal convolution is computed: three 2-D convolutions on views, one on stacked channels, or
-    a 3-D one. All are the same function up to rounding (2e-5 in float32). Tensors come and go on the weights' device;
-    inputs may have any floating type, results are float32, and the work is done in the weights' type. Latent scaling
-    and norm lengths are float32 always. With `encoder=False` the VAE holds what decoding needs and refuses to encode.
+    a 3-D one; None takes what suits the device. All are the same function up to rounding (2e-5 in float32).
+    Tensors come and go on the weights' device; inputs may have any floating type, results are float32, and the work is
+    done in the weights' type. Latent scaling and norm lengths are float32 always. With `encoder=False` the VAE holds
+    what decoding needs and refuses to encode.
     """
 
-    def __init__(self, config: VaeConfig, *, encoder: bool = True, conv_form: ConvForm = "three") -> None:
+    def __init__(self, config: VaeConfig, *, encoder: bool = True, conv_form: ConvForm | None = None) -> None:
         super().__init__()
         self.config = config
-        self.conv_form: ConvForm = conv_form
+        self.conv_form = conv_form
         channels = config.latent_channels
         self.encoder = Encoder(config) if encoder else None
         self.conv1 = PixelConv(2 * channels, 2 * channels) if encoder else None
@@ -247,7 +250,7 @@ class Vae(nn.Module):
         assert self.conv1 is not None
         parts = []
         for group in _split(frames, first=state is None, later=frames.shape[1]):
-            step = Step(None if state is None else state.memory, streams=frames.shape[0], form=self.conv_form)
+            step = Step(None if state is None else state.memory, streams=frames.shape[0], form=self._form())
             parts.append(_apart(self.conv1(self.encoder(self._joined(group), step)), step))
             state = EncoderState(step.memory)
         assert state is not None
@@ -282,11 +285,14 @@ class Vae(nn.Module):
     def _decode(self, state: DecoderState | None, latents: Tensor, *, later: int) -> tuple[Tensor, DecoderState]:
         parts = []
         for group in _split(latents, first=state is None, later=later):
-            step = Step(None if state is None else state.memory, streams=latents.shape[0], form=self.conv_form)
+            step = Step(None if state is None else state.memory, streams=latents.shape[0], form=self._form())
             parts.append(_apart(self.decoder(self.conv2(self._joined(self.unscale(group))), step), step))
             state = DecoderState(step.memory)
         assert state is not None
         return torch.cat(parts, dim=1).float().contiguous(), state
+
+    def _form(self) -> ConvForm:
+        return self.conv_form or best_form(self.conv2.weight.device)
 
     def _joined(self, frames: Tensor) -> Tensor:
         """[B, T, c, h, w] -> [T*B, c, h, w], channels-last, in the weights' type."""
@@ -343,12 +349,12 @@ def _split(frames: Tensor, *, first: bool, later: int) -> list[Tensor]:
     """[B, T, ...] in the steps of a stream: the first frame of a stream alone, then `later` at a time."""
     alone = [frames[:, :1]] if first else []
     rest = frames[:, 1:] if first else frames
-    return alone + (list(rest.split(later, dim=1)) if rest.shape[1] else [])
+    return alone + (list(torch.split(rest, later, dim=1)) if rest.shape[1] else [])
 
 
 def _apart(x: Tensor, step: Step) -> Tensor:
     """[T*B, c, h, w] -> [B, T, c, h, w]"""
-    return x.unflatten(0, (-1, step.streams)).transpose(0, 1)
+    return torch.unflatten(x, 0, (-1, step.streams)).transpose(0, 1)
 
 
 def _check_follows(memory: Memory | None, frames: Tensor) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ KERNEL = 3  # taps of every convolution wider than 1, in time and in space
 CONTEXT = KERNEL - 1  # earlier frames a causal convolution looks at
 LENGTH_FLOOR = 1e-12  # shortest channel vector a norm divides by
 Memory: TypeAlias = tuple[Tensor, ...]
+Triple: TypeAlias = tuple[int, int, int]
 
 
 class Step:
@@ -57,8 +58,16 @@ class Step:
     def frames(self, x: Tensor) -> int:
         return x.shape[0] // self.streams
 
-    def newest(self, x: Tensor, count: int) -> Tensor:
-        return x[x.shape[0] - count * self.streams :]
+    def remember_last(self, buffer: Tensor, count: int) -> None:
+        """Keeps the last `count` frames: a copy, lest a state hold the whole buffer; a view where autograd holds it."""
+        last = buffer[buffer.shape[0] - count * self.streams :]
+        self.remember(last if torch.is_grad_enabled() else last.clone())
+
+    def after_past(self, x: Tensor, *, context: int) -> Tensor:
+        """What is remembered and then x, as one buffer, of which the last `context` frames are remembered next."""
+        buffer = torch.cat((self.recall(), x))
+        self.remember_last(buffer, context)
+        return buffer
 
 
 class Derived:
@@ -109,6 +118,34 @@ def _latest(weight: Tensor) -> Memory:
     return (_flat(weight[:, :, -1]),)
 
 
+def _solid(weight: Tensor) -> Memory:
+    """[o, i, 3, k, k], channels-last in memory."""
+    return (weight.contiguous(memory_format=torch.channels_last_3d),)
+
+
+def _conv3d(clip: Tensor, weight: Tensor, bias: Tensor, *, stride: Triple, padding: Triple) -> Tensor:
+    """A 3-D convolution by the fast kernel.
+
+    PyTorch hands a float32 clip on a CPU to oneDNN only from a certain size on, and smaller ones, ours among them, to
+    a kernel ten times slower. So oneDNN is asked by name, which has no gradient.
+    """
+    exact = clip.dtype == weight.dtype == torch.float32
+    if exact and runs_onednn(clip.device) and not torch.is_grad_enabled():
+        return torch.mkldnn_convolution(clip, weight, bias, padding, stride, (1, 1, 1), 1)
+    return F.conv3d(clip, weight, bias, stride=stride, padding=padding)
+
+
+def runs_onednn(device: torch.device) -> bool:
+    """Whether float convolutions on the device can be asked of oneDNN by name."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def best_form(device: torch.device) -> ConvForm:
+    """The 3-D convolution wherever it has a fast kernel, which on a CPU is oneDNN's and knows no gradient."""
+    fast = device.type == "cuda" or (runs_onednn(device) and not torch.is_grad_enabled())
+    return "conv3d" if fast else "three"
+
+
 class TimeConv(nn.Module):
     """Convolution over three frames in time and k x k pixels, of frames that lie in one buffer.
 
@@ -120,7 +157,8 @@ class TimeConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, KERNEL, pixels, pixels))
         self.bias = nn.Parameter(torch.empty(channels_out))
         self.padding = pixels // 2
-        self.taps, self.stacked, self.latest = Derived(_taps), Derived(_stacked), Derived(_latest)
+        self.taps, self.stacked, self.solid = Derived(_taps), Derived(_stacked), Derived(_solid)
+        self.latest = Derived(_latest)
 
     def last_tap(self, x: Tensor) -> Tensor:
         """The convolution where all earlier frames are zero: [T*N, i, h, w] -> [T*N, o, h, w]."""
@@ -142,14 +180,15 @@ class TimeConv(nn.Module):
         """buffer [(T+2)*N, i, h, w] -> [T*N, o, h, w]; with stride 2, every second window only."""
         length = step.frames(buffer)
         if step.form == "conv3d":
-            clip = buffer.unflatten(0, (length, step.streams)).permute(1, 2, 0, 3, 4)
+            clip = torch.unflatten(buffer, 0, (length, step.streams)).permute(1, 2, 0, 3, 4)
             clip = clip.contiguous(memory_format=torch.channels_last_3d)
-            out = F.conv3d(clip, self.weight, self.bias, stride=(stride, 1, 1), padding=(0, self.padding, self.padding))
+            (weight,) = self.solid(self.weight)
+            out = _conv3d(clip, weight, self.bias, stride=(stride, 1, 1), padding=(0, self.padding, self.padding))
             return out.permute(2, 0, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
         if stride == 1:
             count = (length - CONTEXT) * step.streams
             return self.over([buffer[tap * step.streams :][:count] for tap in range(KERNEL)], step)
-        frames = buffer.permute(0, 2, 3, 1).unflatten(0, (length, step.streams))
+        frames = torch.unflatten(buffer.permute(0, 2, 3, 1), 0, (length, step.streams))
         chosen = [frames[tap : length - CONTEXT + tap : stride].flatten(0, 1) for tap in range(KERNEL)]
         return self.over([window.permute(0, 3, 1, 2) for window in chosen], step)
 
@@ -165,8 +204,18 @@ class CausalConv(TimeConv):
         if step.first:
             step.remember(torch.cat((torch.zeros_like(x), x)))
             return self.last_tap(x)
-        buffer = torch.cat((step.recall(), x))
-        step.remember(step.newest(buffer, CONTEXT))
+        return self.along(step.after_past(x, context=CONTEXT), step)
+
+    def activated(self, norm: ChannelNorm, x: Tensor, step: Step) -> Tensor:
+        """The convolution of SiLU(norm(x)). Without gradients the activation is written where it will be read."""
+        if step.first or torch.is_grad_enabled():
+            return self.forward(silu(norm(x)), step)
+        past = step.recall()
+        frames = past.shape[0] + x.shape[0]
+        buffer = x.new_empty((frames, *x.shape[2:], x.shape[1])).permute(0, 3, 1, 2)
+        buffer[: past.shape[0]].copy_(past)
+        silu(norm(x, out=buffer[past.shape[0] :]))
+        step.remember_last(buffer, CONTEXT)
         return self.along(buffer, step)
 
 
@@ -193,11 +242,17 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.empty(channels))
         self.root = math.sqrt(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """[n, c, h, w] -> the same, as a new tensor; or written to `out`, where no gradient is asked for."""
         wide = x.float()
         length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(LENGTH_FLOOR)
         gain = (self.gamma.float() * self.root)[:, None, None]
-        return (wide * length.reciprocal() * gain).to(x.dtype)
+        if out is None:
+            result: Tensor = (wide * length.reciprocal() * gain).to(x.dtype)
+            return result
+        if out.dtype == wide.dtype:
+            return torch.mul(wide, length.reciprocal(), out=out).mul_(gain)
+        return out.copy_((wide * length.reciprocal()).mul_(gain))
 
 
 class Residual(nn.Module):
@@ -217,10 +272,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """[T*N, i, h, w] -> [T*N, o, h, w]"""
-        part = self.residual
-        y = part["2"](silu(part["0"](x)), step)
-        y = part["6"](silu(part["3"](y)), step)
-        return y + (x if self.shortcut is None else self.shortcut(x))
+        y = _activated(self.residual, "0", "2", x, step)
+        y = _activated(self.residual, "3", "6", y, step)
+        return y + (x if self.shortcut is None else self.shortcut.forward(x))
 
 
 class Head(nn.ModuleDict):
@@ -230,7 +284,12 @@ class Head(nn.ModuleDict):
         super().__init__({"0": ChannelNorm(channels_in), "2": CausalConv(channels_in, channels_out, pixels=KERNEL)})
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        return self["2"](silu(self["0"](x)), step)
+        return _activated(self, "0", "2", x, step)
+
+
+def _activated(part: nn.ModuleDict, norm: str, conv: str, x: Tensor, step: Step) -> Tensor:
+    """Norm, SiLU and convolution, which lie in `part` under the numbers that checkpoints know them by."""
+    return cast("CausalConv", part[conv]).activated(cast("ChannelNorm", part[norm]), x, step)
 
 
 class FrameAttention(nn.Module):
@@ -247,7 +306,7 @@ class FrameAttention(nn.Module):
         rows = self.to_qkv(self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2)  # [T*N, h*w, 3c]
         query, key, value = rows.unsqueeze(1).chunk(3, dim=-1)
         seen = F.scaled_dot_product_attention(query, key, value).squeeze(1)
-        return x + self.proj(seen.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
+        return x + self.proj.forward(torch.unflatten(seen, 1, x.shape[2:]).permute(0, 3, 1, 2))
 
 
 class SpaceUp(nn.Conv2d):
@@ -290,16 +349,15 @@ class Upsample(nn.Module):
         """[T*N, c, h, w] -> [T'*N, c/2, 2h, 2w]; T' = 2T with `time`, except on the first step."""
         if self.time_conv is not None:
             x = self._double(x, self.time_conv, step)
-        return self.resample["1"](x)
+        return cast("SpaceUp", self.resample["1"]).forward(x)
 
     def _double(self, x: Tensor, conv: TimeConv, step: Step) -> Tensor:
         if step.first:  # passes unchanged and is not remembered: the second step meets zeros, not this frame
             step.remember(torch.cat((torch.zeros_like(x), torch.zeros_like(x))))
             return x
-        buffer = torch.cat((step.recall(), x))
-        step.remember(step.newest(buffer, CONTEXT))
-        pairs = conv.along(buffer, step).permute(0, 2, 3, 1).unflatten(0, (-1, step.streams))  # [T, N, h, w, 2c]
-        pairs = pairs.unflatten(-1, (2, x.shape[1])).movedim(-2, 1)  # [T, earlier and later, N, h, w, c]
+        both = conv.along(step.after_past(x, context=CONTEXT), step).permute(0, 2, 3, 1)
+        pairs = both.reshape(-1, step.streams, *both.shape[1:3], 2, x.shape[1])  # [T, N, h, w, earlier and later, c]
+        pairs = pairs.movedim(4, 1)
         return pairs.flatten(0, 2).permute(0, 3, 1, 2)
 
 
@@ -313,16 +371,14 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """[T*N, c, h, w] -> [T'*N, c, h/2, w/2]; T' = T/2 with `time`, except on the first step."""
-        x = self.resample["1"](F.pad(x, (0, 1, 0, 1)))
+        x = cast("nn.Conv2d", self.resample["1"]).forward(F.pad(x, (0, 1, 0, 1)))
         return x if self.time_conv is None else self._halve(x, self.time_conv, step)
 
     def _halve(self, x: Tensor, conv: TimeConv, step: Step) -> Tensor:
         if step.first:
             step.remember(x)
             return x
-        buffer = torch.cat((step.recall(), x))
-        step.remember(step.newest(buffer, 1))
-        return conv.along(buffer, step, stride=2)
+        return conv.along(step.after_past(x, context=1), step, stride=2)
 
 
 def silu(x: Tensor) -> Tensor:

@@ -207,6 +207,47 @@ def test_plans_run_ahead_where_no_result_is_needed() -> None:
     assert studio.planner.state.context.end == 6
 
 
+def test_a_request_is_served_once_however_far_plans_run_ahead() -> None:
+    studio = Studio(recompute_policy(), {"regime": Regime.R1})
+    studio.ask("a")
+    studio.ask(cut=True)
+    plans = [studio.plan() for _ in range(3)]
+    assert [planned.envelope.reset_kv for planned in plans] == [True, False, False]
+    assert [len(planned.receipts) for planned in plans] == [2, 0, 0]
+
+
+def test_a_result_belongs_to_its_own_epoch() -> None:
+    """A cut is planned ahead while the old epoch's last result is on its way."""
+    studio = Studio(recompute_policy())
+    studio.ask("a")
+    studio.send(studio.plan())
+    studio.ask(cut=True)
+    ahead = studio.plan()
+    studio.planner.absorb(torch.ones(3, *LATENT), None, cache_epoch=1)
+    assert studio.planner.state.context.end == 0
+    studio.planner.drop()
+    assert studio.planner.state.context.end == 3
+    assert ahead.state.cache_epoch == 2
+
+
+@pytest.mark.parametrize("ask", [None, "bb"])
+def test_a_rolling_stream_awaits_latents_only_for_a_pass_over_its_window(ask: str | None) -> None:
+    studio = Studio(LONGLIVE, rope_rows=12)
+    studio.ask("a")
+    studio.chunk()
+    studio.send(studio.plan())
+    assert studio.planner.awaited(studio.sender) is Awaited.NOTHING
+    if ask is not None:
+        studio.ask(ask)
+        assert studio.planner.awaited(studio.sender) is Awaited.LATENTS
+        return
+    for _ in range(2):
+        studio.send(studio.plan())
+    assert studio.planner.awaited(studio.sender) is Awaited.LATENTS  # the rotary table ends
+    with pytest.raises(OutOfStep, match="12 frames were planned and 3 absorbed"):
+        studio.plan()
+
+
 def test_the_anchor_is_awaited_after_its_latents() -> None:
     studio = Studio(recompute_policy())
     studio.ask("a")
@@ -344,6 +385,17 @@ def test_the_noise_controller_lowers_the_strength_of_moving_input() -> None:
     assert strengths[1] == pytest.approx(0.79)
     assert strengths[2] is not None
     assert strengths[2] < 0.7
+
+
+@pytest.mark.parametrize(
+    ("ask", "strength"), [({"prompt": "bb"}, 0.61), ({"cut": True}, 0.79), ({"seed": 1}, 0.61)], ids=str
+)
+def test_only_an_explicit_cut_forgets_the_last_input_frame(ask: dict[str, Any], strength: float) -> None:
+    studio = Studio(recompute_policy(), {"noise_controller": True, "cut_on_prompt": True})
+    studio.ask("a")
+    studio.chunk(torch.zeros_like(FRAMES))
+    studio.ask(**ask)
+    assert studio.chunk(torch.full_like(FRAMES, 255)).strength == pytest.approx(strength)
 
 
 def test_the_mesh_may_keep_its_own_latents() -> None:

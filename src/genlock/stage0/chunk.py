@@ -233,9 +233,7 @@ def padded_encode(sources: Sources, config: GeneratorConfig) -> Encode:
 
 def _cuts_unasked(state: Stage0State, settings: StreamSettings, asked: Asked, *, video: bool) -> bool:
     """A change between text and video mode is a cut; so is, if set, a prompt change in video mode."""
-    if state.start.chunk_index > 0 and video != (state.video is not None):
-        return True
-    return video and settings.cut_on_prompt and asked.prompt_switched
+    return video != (state.video is not None) or (video and settings.cut_on_prompt and asked.prompt_switched)
 
 
 def _initial_latents(

@@ -18,7 +18,8 @@ SRC = Path(__file__).parents[1] / "src" / "genlock"
 
 # From the top down. A room may import what stands in a later row, and itself; rooms of one row do not know each other.
 LAYERS = [
-    ["cli", "__main__"],
+    ["__main__"],
+    ["cli"],
     ["serve", "bench", "drills"],
     ["__init__"],
     ["engine"],

@@ -43,9 +43,11 @@ def cli_page() -> str:
 
 def settings_page() -> str:
     opening = (
-        "Each setting is an environment variable. A flag of the command line and an argument of `genlock.open` go\n"
-        "before it. An unknown `GENLOCK_` variable is refused. *Equal on* says who must hold the same value: a\n"
-        "difference among all ranks ends the start; what rank 0 alone reads reaches the others in the envelope.\n"
+        "Each setting is an environment variable that the `genlock` command reads. A flag goes before it, and an\n"
+        "unknown `GENLOCK_` variable is refused. In Python nothing is read behind your back: hand `genlock.open` a\n"
+        "`genlock.settings.Settings`, which `genlock.settings.from_environment()` makes of the variables.\n\n"
+        "*Equal on* says who must hold the same value: a difference among all ranks ends the start; what rank 0\n"
+        "alone reads reaches the others in the envelope.\n"
     )
     elsewhere = "".join(f"\n`{name}` is no setting of a run: {what}.\n" for name, what in READ_ELSEWHERE.items())
     table = ["| variable | default | values | equal on | meaning |", "| --- | --- | --- | --- | --- |"]

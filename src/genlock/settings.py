@@ -1,7 +1,8 @@
 """Every option of the run time, once: name, type, unit, default, meaning, and which ranks must agree on it.
 
-The only place where the environment is read. A setting `threads` is the variable GENLOCK_THREADS; flags of the command
-line and arguments of `genlock.open` go before it. `Settings` is frozen: nothing changes while a session runs.
+The only place where the environment is read. A setting `threads` is the variable GENLOCK_THREADS, which the command
+line reads below its flags; `genlock.open` is handed a `Settings`, or takes the defaults. `Settings` is frozen: nothing
+changes while a session runs.
 This module knows nothing of models, devices or files; values are checked for form, not for existence. No torch.
 """
 

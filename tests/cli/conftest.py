@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from genlock.cli.main import Surroundings, main
-from genlock.stage0.grid import Boundary, ChunkGrid
-from genlock.stage0.timeline import Request
+from genlock.stage0.grid import Boundary, ChunkGrid, Placement
+from genlock.stage0.timeline import Request, Timeline
 
 KNOWN = ("balloon", "boat", "noon", "night", "red", "sea")
 
@@ -35,6 +35,7 @@ class FakeSession:
     fails_at: int | None = None
     error: BaseException | None = None
     grid: ChunkGrid = field(default_factory=lambda: ChunkGrid(fps=16.0, chunk_frames=3, first_frames=3))
+    fps: float = 16.0
     width: int = 64
     height: int = 48
     words: Sequence[str] = KNOWN
@@ -50,8 +51,9 @@ class FakeSession:
     def unknown_words(self, text: str) -> list[str]:
         return [word for word in text.split() if len(word) > 2 and word not in KNOWN]
 
-    def request(self, request: Request) -> None:
-        self.asked.append(request)
+    def ask(self, timeline: Timeline) -> tuple[Placement, ...]:
+        self.asked += timeline.requests
+        return timeline.placements(self.grid)
 
     def stream(self, *, seconds: float) -> Iterator[Chunk]:
         at = Boundary()

@@ -63,7 +63,7 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
     ) as session:
         warn_of_unknown_words(session, order.timeline)
         ask(session, order)
-        fps = session.grid.fps
+        fps = session.fps
         pace = Pace(surroundings.started_s, fps)
         moments = Moments(order.seconds, fps)
         with VideoWriter(order.out, session.width, session.height, fps) as video, progress(order.seconds) as advance:
@@ -85,14 +85,12 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
 
 def ask(session: Any, order: Order) -> None:
     """Asks the session for everything in the timeline, and says where each falls. Raises TimelineRefused."""
-    placements = order.timeline.placements(session.grid)
-    for request, placed in zip(order.timeline.requests, placements, strict=True):
+    for request, placed in zip(order.timeline.requests, session.ask(order.timeline), strict=True):
         if placed.effect_s >= order.seconds:
             raise TimelineRefused(
                 f"{time_of(request):g} s comes into effect at {placed.effect_s:g} s, after the end of the video",
                 remedy="give a larger --seconds",
             )
-        session.request(request)
         rounded = abs(placed.effect_s - time_of(request)) > SAME_TIME_S
         asked = f" (asked for {time_of(request):g} s, rounded up to a chunk)" if rounded else ""
         click.echo(f"at {placed.effect_s:.2f} s, chunk {placed.chunk_index}{asked}: {words_of(request)}")

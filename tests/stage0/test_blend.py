@@ -24,6 +24,7 @@ def embedding(seed: int, length: int = 4, rows: int = 6, width: int = 5) -> Tens
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=5))
+@settings(deadline=None)
 def test_shares_add_up_to_one(weights: list[float]) -> None:
     shares = normalized(weights)
     assert math.isclose(sum(shares), 1.0, rel_tol=1e-9)
@@ -35,7 +36,7 @@ def test_weights_that_are_all_zero_count_equally() -> None:
 
 
 @given(st.lists(st.tuples(seeds, st.floats(0.01, 10)), min_size=2, max_size=4))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_a_linear_blend_has_the_weighted_mean_of_the_norms(parts: list[tuple[int, float]]) -> None:
     embeddings = [embedding(seed) for seed, _ in parts]
     shares = normalized([weight for _, weight in parts])
@@ -44,6 +45,7 @@ def test_a_linear_blend_has_the_weighted_mean_of_the_norms(parts: list[tuple[int
 
 
 @given(seeds, seeds, st.floats(0, 1), methods, st.integers(1, 6), st.integers(1, 6))
+@settings(deadline=None)
 def test_a_transition_is_finite_and_keeps_padding_zero(
     a: int, b: int, t: float, method: Method, m: int, n: int
 ) -> None:
@@ -53,6 +55,7 @@ def test_a_transition_is_finite_and_keeps_padding_zero(
 
 
 @given(seeds, seeds, methods)
+@settings(deadline=None)
 def test_the_ends_of_a_transition_are_the_embeddings_themselves(a: int, b: int, method: Method) -> None:
     source, target = embedding(a), embedding(b)
     assert between(source, target, 0.0, method) is source

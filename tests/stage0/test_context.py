@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -54,6 +54,7 @@ streams = st.tuples(st.sampled_from([3, 4]), st.integers(0, 8)).map(lambda s: [s
 
 
 @given(streams, st.integers(1, 7))
+@settings(deadline=None)
 def test_the_exact_context_is_the_anchor_and_the_newest_latents(chunks: list[int], n_ctx: int) -> None:
     window = played(ContextWindow(policy=recompute_policy(context_frames=n_ctx), regime=Regime.R0A), chunks)
     end = sum(chunks)
@@ -72,6 +73,7 @@ def test_the_exact_context_is_the_anchor_and_the_newest_latents(chunks: list[int
 
 
 @given(streams, st.integers(1, 7))
+@settings(deadline=None)
 def test_the_latent_context_never_encodes(chunks: list[int], n_ctx: int) -> None:
     def never(frame: Tensor) -> Tensor:
         raise AssertionError
@@ -86,6 +88,7 @@ def test_the_latent_context_never_encodes(chunks: list[int], n_ctx: int) -> None
 
 
 @given(streams, st.integers(4, 12), st.integers(0, 3))
+@settings(deadline=None)
 def test_the_rolling_contexts_are_the_slots_of_the_window(chunks: list[int], size: int, sink: int) -> None:
     window = played(ContextWindow(policy=rolling(size, sink), regime=None), chunks)
     end = sum(chunks)
@@ -97,6 +100,7 @@ def test_the_rolling_contexts_are_the_slots_of_the_window(chunks: list[int], siz
 
 
 @given(streams.filter(lambda chunks: len(chunks) > 2), st.integers(1, 3))
+@settings(deadline=None)
 def test_the_anchor_needs_no_more_than_its_own_frame(chunks: list[int], n_ctx: int) -> None:
     """Anchor first: latents arrive, then the frames up to the anchor, then (after the next plan) the rest."""
     policy = recompute_policy(context_frames=n_ctx)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genlock.stage0.grid import Boundary, ChunkGrid
@@ -17,6 +17,7 @@ times = st.floats(0, 40)
 
 
 @given(grids, times, st.booleans(), st.integers(0, 5))
+@settings(deadline=None)
 def test_a_time_reaches_the_first_chunk_that_starts_at_or_after_it(
     grid: ChunkGrid, at_s: float, first: bool, walked: int
 ) -> None:
@@ -32,6 +33,7 @@ def test_a_time_reaches_the_first_chunk_that_starts_at_or_after_it(
 
 
 @given(grids, st.integers(0, 200))
+@settings(deadline=None)
 def test_the_second_of_a_boundary_is_that_boundary(grid: ChunkGrid, chunk: int) -> None:
     """What the page exports (a chunk's own time) must replay at the same chunk."""
     start = Boundary()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genlock.errors import PromptRefused, TimelineRefused
@@ -182,6 +182,7 @@ requests_ = st.one_of(
 
 
 @given(weighted, st.lists(st.lists(requests_, max_size=3), min_size=1, max_size=8))
+@settings(deadline=None)
 def test_any_requests_give_well_formed_embeddings(first: WeightedPrompts, chunks: list[list[Request]]) -> None:
     _, state = advance(START, [Request(prompts=first)], encode, chunk_s=CHUNK_S)
     before = state.embedding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genlock.errors import TimelineRefused
@@ -36,6 +36,7 @@ events = st.builds(
 
 
 @given(st.lists(events, max_size=4))
+@settings(deadline=None)
 def test_what_is_written_is_read_back(requests: list[Request]) -> None:
     timeline = Timeline(requests=tuple(sorted(requests, key=lambda request: request.at_s or 0)))
     assert parse_timeline(format_timeline(timeline), needs_prompt=False) == timeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genlock.errors import VideoInputRefused
@@ -21,6 +21,7 @@ from genlock.stage0.video_input import (
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
+@settings(deadline=None)
 def test_resampling_keeps_order_and_both_ends(count: int, wanted: int) -> None:
     indices = resample_indices(count, wanted)
     assert len(indices) == wanted
@@ -65,6 +66,7 @@ def test_a_warped_list_is_kreas_without_its_last_step() -> None:
 
 
 @given(st.floats(0, 1))
+@settings(deadline=None)
 def test_a_mix_lies_between_its_ends(share: float) -> None:
     mixed = mix(torch.zeros(3, 16, 2, 2), torch.ones(3, 16, 2, 2), share)
     torch.testing.assert_close(mixed, torch.full_like(mixed, share))

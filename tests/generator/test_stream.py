@@ -12,8 +12,8 @@ from genlock.errors import CacheRefused, CallCount
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.model import Generator
 from genlock.generator.sampler import Call, CallCounter, planned_calls
-from genlock.generator.stream import REBASE, SWITCH, Stream
-from genlock.generator.window import CachePolicy, Held, Policy, Span, recompute_policy
+from genlock.generator.stream import Stream
+from genlock.generator.window import CachePolicy, Held, Policy, Recache, Span, recompute_policy
 
 ROWS, COLUMNS, STEPS = 4, 6, 2
 
@@ -28,7 +28,7 @@ class Inputs:
     reset_cross: bool = False
     do_recompute: bool = False
     do_cache_write: bool = False
-    recache: str | None = None
+    recache: Recache | None = None
     timesteps: Tensor
     sigmas: Tensor
     expected_generator_calls: int = STEPS
@@ -137,7 +137,7 @@ def test_a_new_prompt_without_its_reset_changes_nothing(toy: Generator) -> None:
 def test_a_rebase_leaves_the_window_as_one_call_at_positions_from_0_makes_it(toy: Generator) -> None:
     stream = rolling_stream(toy)
     emitted = torch.cat([stream.run(rolling_chunk(start, start)) for start in (0, 3, 6)])
-    chunk = rolling_chunk(9, 9, recache=REBASE, context=emitted, expected_generator_calls=STEPS + 2)
+    chunk = rolling_chunk(9, 9, recache=Recache.REBASE, context=emitted, expected_generator_calls=STEPS + 2)
     seen: list[tuple[Tensor, Tensor]] = []
 
     def on_call(call: Call, *_: object) -> None:
@@ -161,6 +161,6 @@ def test_a_switch_without_a_global_sink_forgets_the_old_prompt(toy: Generator) -
         for offset, stream in enumerate(streams):  # two histories with nothing in common
             stream.run(rolling_chunk(start, start + 500 * offset))
     chunk = rolling_chunk(
-        9, 9, recache=SWITCH, reset_cross=True, context=latents(6, 77), expected_generator_calls=STEPS + 2
+        9, 9, recache=Recache.SWITCH, reset_cross=True, context=latents(6, 77), expected_generator_calls=STEPS + 2
     )
     assert torch.equal(streams[0].run(chunk), streams[1].run(chunk))

@@ -196,7 +196,9 @@ def replay_session(case: Case, *, device: str = "cpu") -> Iterator[ChunkErrors]:
         envelope = made.envelope
         for name, ours in (("start", envelope.start_frame), ("frames", envelope.num_frames)):
             if ours != event[name]:
-                raise ReplayFailed(f"{name} is {ours}, recorded {event[name]}", where=case.name, chunk_index=event["chunk"])
+                raise ReplayFailed(
+                    f"{name} is {ours}, recorded {event[name]}", where=case.name, chunk_index=event["chunk"]
+                )
         report.compare("schedule", envelope.timesteps, torch.tensor(event["timesteps"]))
         fed = recorded.get("context")
         fed = recorded.get("recache_frames") if fed is None else fed

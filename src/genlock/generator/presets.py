@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from enum import StrEnum
 
 from genlock.errors import CheckpointConfig, UsageError
 from genlock.generator.config import GeneratorConfig, latent_size
-from genlock.generator.window import CachePolicy, Policy, recompute_policy
+from genlock.generator.window import CachePolicy, Policy, Regime, recompute_policy
 
 FRAMES_PER_SECOND = 16
 SHIFT = 5.0  # of every released causal Wan
 STEP_LIMIT = 1000
 BIAS_FLOOR = 0.01
-
-
-class Regime(StrEnum):
-    """What the cache is rebuilt from before a chunk."""
-
-    R1 = "r1"  # nothing: no pass ever (bring-up only)
-    R0A = "r0a"  # exact: the anchor is a decoded frame, encoded again
-    R0 = "r0"  # latents only
-    ROLLING = "rolling"  # the other cache policy: nothing is rebuilt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +25,7 @@ class Preset:
 
     steps: denoise steps as published, first to last, 0 to 1000. warped: they are indexes into the shifted schedule, not
     times. attention_bias: beta of the recompute policy, 1.0 is off. pad_sink: reproduce the padding artefact of the
-    biased path. height, width: pixels. pixel_limit: most pixels of a frame that are served unasked.
+    biased path. regime: none under the rolling policy. height, width: pixels, unless asked otherwise.
     """
 
     name: str
@@ -47,17 +37,16 @@ class Preset:
     shift: float = SHIFT
     attention_bias: float = 1.0
     pad_sink: bool = False
-    regime: Regime
+    regime: Regime | None = None
     height: int
     width: int
-    pixel_limit: int
     fps: int = FRAMES_PER_SECOND
 
     def __post_init__(self) -> None:
         latent_size(self.height, self.width)
         if not self.steps or not all(0 <= step <= STEP_LIMIT for step in self.steps):
             raise CheckpointConfig(f"steps {list(self.steps)} are not numbers from 0 to {STEP_LIMIT}", where=self.name)
-        if (self.regime is Regime.ROLLING) != (self.cache.policy is Policy.ROLLING):
+        if (self.regime is None) != (self.cache.policy is Policy.ROLLING):
             raise CheckpointConfig(f"regime {self.regime} under the {self.cache.policy} policy", where=self.name)
         if not BIAS_FLOOR <= self.attention_bias <= 1:
             raise CheckpointConfig(
@@ -65,8 +54,8 @@ class Preset:
             )
         if self.cache.policy is Policy.ROLLING and (self.attention_bias != 1 or self.pad_sink):
             raise CheckpointConfig("an attention bias belongs to the recompute policy", where=self.name)
-        if self.shift <= 0 or self.fps < 1 or self.height * self.width > self.pixel_limit:
-            raise CheckpointConfig("shift, fps and the pixel limit must be positive and fit the size", where=self.name)
+        if self.shift <= 0 or self.fps < 1:
+            raise CheckpointConfig(f"a shift of {self.shift} or {self.fps} frames a second", where=self.name)
 
 
 WAN_1_3B = GeneratorConfig(
@@ -76,7 +65,6 @@ WAN_14B = GeneratorConfig(
     dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, freq_dim=256, text_dim=4096, text_len=512
 )
 FOUR_STEPS = (1000, 750, 500, 250)
-WIDE = {"height": 480, "width": 832, "pixel_limit": 832 * 480}
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -88,8 +76,8 @@ PRESETS: dict[str, Preset] = {
             cache=CachePolicy(policy=Policy.ROLLING, window_frames=21),
             steps=FOUR_STEPS,
             warped=True,
-            regime=Regime.ROLLING,
-            **WIDE,
+            height=480,
+            width=832,
         ),
         Preset(
             name="longlive-1.3b",
@@ -100,8 +88,8 @@ PRESETS: dict[str, Preset] = {
             ),
             steps=FOUR_STEPS,
             warped=True,
-            regime=Regime.ROLLING,
-            **WIDE,
+            height=480,
+            width=832,
         ),
         # Scope runs this model with an attention bias of 0.3; its makers' own server has none, and nor do we.
         Preset(
@@ -112,7 +100,8 @@ PRESETS: dict[str, Preset] = {
             steps=FOUR_STEPS,
             warped=True,
             regime=Regime.R0A,
-            **WIDE,
+            height=480,
+            width=832,
         ),
     )
 }

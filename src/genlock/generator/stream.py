@@ -22,13 +22,12 @@ from genlock.generator.schedule import clean_estimate
 from genlock.generator.window import (
     CachePolicy,
     Held,
+    Recache,
     Span,
     cache_frames,
     span_of_chunk,
     span_of_recompute,
 )
-
-SWITCH, REBASE = "switch", "rebase"  # the two kinds of recache an envelope can ask for
 
 # Called after every generator call: kind, step, flow [1, F, C, H, W] and, of a denoise step, its clean estimate.
 OnCall = Callable[[Call, int, Tensor, Tensor | None], None]
@@ -50,7 +49,7 @@ class ChunkInputs(Protocol):
     @property
     def do_cache_write(self) -> bool: ...
     @property
-    def recache(self) -> str | None: ...
+    def recache(self) -> Recache | None: ...
     @property
     def timesteps(self) -> Tensor: ...
     @property
@@ -151,11 +150,13 @@ class Stream:
         if on_call is not None:
             on_call(Call.RECOMPUTE, 0, flow, None)
 
-    def _recache(self, kind: str, start: int, chunk: _OnDevice, counter: CallCounter, on_call: OnCall | None) -> None:
+    def _recache(
+        self, kind: Recache, start: int, chunk: _OnDevice, counter: CallCounter, on_call: OnCall | None
+    ) -> None:
         """A pass over recent frames with the current prompt (LongLive's prompt switch), or at positions from 0."""
         context = chunk.required_context()
         frames = context.shape[1]
-        if kind == REBASE:
+        if kind is Recache.REBASE:
             self.held, first = Held(), 0
         else:
             first = start - frames

@@ -18,6 +18,21 @@ class Policy(StrEnum):
     RECOMPUTE = "recompute"
 
 
+class Regime(StrEnum):
+    """What the cache is rebuilt from before a chunk, under the recompute policy; the rolling policy has none."""
+
+    R1 = "R1"  # no pass ever; the cache is carried on (bring-up)
+    R0A = "R0a"  # exact: the first frame of the context is decoded to pixels and encoded again
+    R0 = "R0"  # latents only
+
+
+class Recache(StrEnum):
+    """The pass over context frames before the first step, under the rolling policy."""
+
+    SWITCH = "switch"  # the prompt changed: keys and values of the window are made again in place
+    REBASE = "rebase"  # the rotary table ends: the window is made again at positions from 0
+
+
 class Rope(StrEnum):
     """Where rotary positions come from under the rolling policy."""
 

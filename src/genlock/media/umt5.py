@@ -21,7 +21,7 @@ from transformers.models.umt5.modeling_umt5 import UMT5EncoderModel
 
 from genlock.errors import CheckpointConfig, CheckpointKeys, CheckpointMissing, CheckpointShape
 from genlock.generator.tensor_files import open_tensors, write_tensors
-from genlock.media.text import TextEncoder, read_tokenizer, write_tokenizer
+from genlock.media.text import REMEMBERED_PROMPTS, TextEncoder, read_tokenizer, write_tokenizer
 
 WEIGHTS = "text.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -134,10 +134,11 @@ def load_text(
     tokenizer: Path | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    remembered: int = REMEMBERED_PROMPTS,
 ) -> TextEncoder:
     """The text encoder in a folder or a file, of any of the three layouts.
 
-    max_tokens: the generator's text_len. tokenizer: a tokenizer.json; None looks beside the weights. Raises
+    max_tokens: the generator's text_len. remembered: prompts whose embeddings are kept. tokenizer: a tokenizer.json; None looks beside the weights. Raises
     CheckpointMissing, CheckpointUnreadable, CheckpointKeys, CheckpointShape, CheckpointDtype, and CheckpointConfig
     where the sizes written beside the weights contradict them.
     """
@@ -153,7 +154,7 @@ def load_text(
         raise CheckpointConfig(
             f"the tokenizer has {words.get_vocab_size()} tokens and the encoder {sizes.vocabulary}", where=str(weights)
         )
-    return TextEncoder(build(sizes, state), words, max_tokens=max_tokens)
+    return TextEncoder(build(sizes, state), words, max_tokens=max_tokens, remembered=remembered)
 
 
 def build(sizes: TextSizes, state: Mapping[str, Tensor]) -> UMT5EncoderModel:

@@ -1,8 +1,11 @@
-"""The words that cross the wire as values: actions, plans, regimes, passes. No torch."""
+"""The words that cross the wire as values: actions and plans; regimes and passes are the generator's own. No torch."""
 
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
+
+from genlock.generator.window import Recache as Recache
+from genlock.generator.window import Regime as Regime
 
 
 class Action(IntEnum):
@@ -22,21 +25,6 @@ class Plan(StrEnum):
     V1A_CONTEXT_OVERRIDE = "v1a_context_override"
     V1B_LATENTS_OVERRIDE = "v1b_latents_override"
     V1_GENERATOR_ONLY = "v1_generator_only"
-
-
-class Regime(StrEnum):
-    """Where the context of a recompute pass comes from."""
-
-    R1 = "R1"  # no pass ever; the cache is carried on (bring-up)
-    R0A = "R0a"  # exact: the first frame of the context is decoded to pixels and encoded again
-    R0 = "R0"  # latents only
-
-
-class Recache(StrEnum):
-    """The pass over `context` before the first step, under the rolling policy; none is None."""
-
-    SWITCH = "switch"  # the prompt changed: keys and values of the window are made again in place
-    REBASE = "rebase"  # the rotary table ends: the window is made again at positions from 0
 
 
 class ContextSource(StrEnum):

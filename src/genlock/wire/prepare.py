@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from genlock.errors import DigestMismatch, EnvelopeRefused, FrameRefused
+from genlock.generator.window import Policy
 from genlock.wire.codec import Manifest, Schema, build, describe, pack, read_manifest, shapes_only, unpack
 from genlock.wire.digest import embeds_id, tensor_digest
 from genlock.wire.envelope import Envelope
 from genlock.wire.header import Header, open_frame, seal
 from genlock.wire.kinds import Action, Plan, Recache, Regime
-from genlock.generator.window import Policy
 from genlock.wire.lifecycle import State, accept, next_stamp
 
 ENVELOPE = Schema(
@@ -66,9 +66,7 @@ def prepare(envelope: Envelope, state: State) -> tuple[Prepared, State]:
     next_state = accept(state, stamp, envelope)
     manifest, data, tensors = describe(ENVELOPE, envelope)
     payload = pack(manifest.specs, manifest.payload_bytes, tensors)
-    header, frame = seal(
-        stamp, data, payload_bytes=manifest.payload_bytes, payload_digest=tensor_digest(payload)
-    )
+    header, frame = seal(stamp, data, payload_bytes=manifest.payload_bytes, payload_digest=tensor_digest(payload))
     if read_manifest(ENVELOPE, data) != manifest:
         raise FrameRefused("the manifest does not read back as it was written", field="manifest")
     return Prepared(header=header, frame=frame, payload=payload, manifest=manifest), next_state

@@ -1,0 +1,309 @@
+"""The library's front door: `genlock.open(...)`, a session, and the chunks it streams.
+
+    with genlock.open() as session:
+        session.prompt("a red balloon over the sea at noon")
+        for chunk in session.stream(seconds=8.0):
+            ...
+
+A session owns one stream of one model on this process. It turns a model folder, settings and arguments into an engine
+and knows nothing of files to write or terminals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from genlock.engine.solo import SoloEngine
+from genlock.errors import DeviceUnavailable, UsageError
+from genlock.generator.checkpoint import load_generator
+from genlock.generator.config import latent_size
+from genlock.generator.model import Generator
+from genlock.generator.model_folder import ModelFolder, read_model_folder
+from genlock.generator.presets import PRESETS, Preset, preset
+from genlock.generator.schedule import Schedule
+from genlock.generator.stream import Stream
+from genlock.generator.window import Policy, Regime
+from genlock.settings import Settings
+from genlock.wire.lifecycle import begin
+
+if TYPE_CHECKING:
+    from genlock.media.text import TextEncoder
+    from genlock.media.vae import Vae
+    from genlock.stage0.grid import Placement
+    from genlock.stage0.timeline import Request, Timeline
+
+BUNDLED = "bundled"
+BUNDLED_FOLDER = Path(__file__).resolve().parents[1] / "bundled"
+AUTO = "auto"
+DEFAULT_STRENGTH = 0.7
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Prompts = str | Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chunk:
+    """What one round produced.
+
+    index: from 0, over the whole session. frames: uint8 [T, H, W, 3] on the CPU; T is 12, and 9 after a cut.
+    start_frame: pixel frames delivered before it. seconds: its time in the video. timings: seconds spent by phase.
+    notes: what took effect with it, in words.
+    """
+
+    index: int
+    frames: Tensor
+    start_frame: int
+    seconds: float
+    timings: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+class Session:
+    """One stream: ask it for prompts and cuts at any time, and take its chunks. Made by `open`."""
+
+    def __init__(
+        self,
+        engine: SoloEngine,
+        text: TextEncoder,
+        *,
+        used: Preset,
+        words: Sequence[str],
+        video: Iterator[Tensor] | None,
+    ) -> None:
+        self._engine, self._text, self._video = engine, text, video
+        settings = engine.planner.settings
+        self.fps, self.height, self.width = float(used.fps), settings.height, settings.width
+        self.words = tuple(words)
+        self._delivered = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the input video, if there is one. The session can not be used afterwards."""
+        close = getattr(self._video, "close", None)
+        if close is not None:
+            close()
+
+    def prompt(
+        self, prompts: Prompts, *, at: float | None = None, transition: float = 0.0, method: str = "linear"
+    ) -> Placement:
+        """Show something else: from `at` seconds of the stream (rounded up to a chunk), or as soon as possible.
+
+        prompts: a text, or several with weights to blend. transition: seconds the change takes. method: of blending,
+        linear or slerp. Returns where it falls. Raises PromptRefused, TimelineRefused.
+        """
+        from genlock.stage0.blend import Method  # noqa: PLC0415 - rank 0's room
+        from genlock.stage0.timeline import Prompt, Request, Transition, WeightedPrompts  # noqa: PLC0415
+
+        if method not in {known.value for known in Method}:
+            raise UsageError(f"no blend method {method!r}", remedy=f"use {' or '.join(m.value for m in Method)}")
+        pairs = [(prompts, 1.0)] if isinstance(prompts, str) else list(prompts)
+        shown = WeightedPrompts(prompts=tuple(Prompt(text=t, weight=w) for t, w in pairs), method=Method(method))
+        change = Transition(seconds=transition, method=Method(method)) if transition else None
+        return self._submit(Request(at_s=at, prompts=shown, transition=change))
+
+    def cut(self, text: str | None = None, *, at: float | None = None) -> Placement:
+        """Forget the past and start afresh, with another prompt if one is given. Times and errors as in `prompt`."""
+        from genlock.stage0.timeline import Request, WeightedPrompts  # noqa: PLC0415 - rank 0's room
+
+        return self._submit(Request(at_s=at, cut=True, prompts=None if text is None else WeightedPrompts.of(text)))
+
+    def ask(self, timeline: Timeline) -> tuple[Placement, ...]:
+        """Everything in a timeline, or nothing of it; where each request falls."""
+        placed = self._engine.planner.submit_timeline(timeline)
+        return tuple(accepted.placement for accepted in placed)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of a prompt that the model never saw."""
+        return self._text.unknown_words(text)
+
+    def stream(self, *, seconds: float | None = None) -> Iterator[Chunk]:
+        """Chunk after chunk, until `seconds` of video are reached (whole chunks), the input ends, or for ever."""
+        while seconds is None or self._delivered < seconds * self.fps:
+            frames = self._input_frames()
+            if self._video is not None and frames is None:
+                return
+            yield self._next(frames)
+
+    def _next(self, frames: Tensor | None) -> Chunk:
+        from genlock.media.vae import to_uint8  # noqa: PLC0415 - rank 0's room
+
+        made = self._engine.next_chunk(frames=frames)
+        if made.pixels is None:
+            raise UsageError("this session has no VAE, so it has no frames")
+        shown = to_uint8(made.pixels).permute(0, 2, 3, 1).contiguous().cpu()
+        start = self._delivered
+        self._delivered += shown.shape[0]
+        return Chunk(
+            index=made.planned.start.chunk_index,
+            frames=shown,
+            start_frame=start,
+            seconds=start / self.fps,
+            timings=made.seconds,
+            notes=(),
+        )
+
+    def _submit(self, request: Request) -> Placement:
+        return self._engine.planner.submit(request).placement
+
+    def _input_frames(self) -> Tensor | None:
+        """uint8 [T, H, W, 3] for the next chunk; the last frame is held where the input breaks off inside a chunk."""
+        if self._video is None:
+            return None
+        wanted = self._engine.planner.frames_wanted(self._engine.sender)
+        frames = [frame for _, frame in zip(range(wanted), self._video, strict=False)]
+        if not frames:
+            return None
+        return torch.stack(frames + frames[-1:] * (wanted - len(frames)))
+
+
+def open(
+    model: str | None = None,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    seed: int = 42,
+    steps: int | None = None,
+    input_video: str | Path | None = None,
+    strength: float | None = None,
+    device: str | None = None,
+    regime: str | None = None,
+    settings: Settings | None = None,
+) -> Session:
+    """A session over one model.
+
+    model: `bundled`, or the path of a model folder. height, width: pixels, multiples of 16. steps: denoise steps, from
+    the model's own list. input_video: a file to follow; strength: how far it is changed, above 0 and at most 1.
+    settings: the rest; None takes the defaults. Raises GenlockError of many kinds, each in one line.
+    """
+    settings = settings or Settings()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    folder = find_model(model or settings.model)
+    used = folder.preset
+    where = choose_device(device or settings.device)
+    dtype = choose_dtype(settings.dtype, where)
+    height, width = height or used.height, width or used.width
+    rows, columns = latent_size(height, width)
+    generator = build_generator(folder, dtype, where)
+    vae, text = load_media(folder, where, settings.text_cache)
+    lifecycle = begin(used.cache, max_rope_positions=used.generator.max_rope_positions)
+    chosen = used.regime if (regime or settings.regime) == AUTO else Regime(regime or settings.regime)
+    if used.cache.policy is Policy.ROLLING:
+        chosen = None
+    from genlock.media.video import read_video  # noqa: PLC0415 - rank 0's rooms
+    from genlock.stage0.chunk import Sources, StreamSettings  # noqa: PLC0415
+    from genlock.stage0.planner import Planner  # noqa: PLC0415
+    from genlock.stage0.timeline import Controls  # noqa: PLC0415
+
+    planner = Planner(
+        StreamSettings(
+            config=used.generator,
+            height=height,
+            width=width,
+            dtype=dtype,
+            schedule=Schedule(used.shift),
+            steps=choose_steps(used.steps, steps),
+            warped=used.warped,
+            regime=chosen,
+            fps=float(used.fps),
+            controls=Controls(seed=seed, strength=strength or DEFAULT_STRENGTH, attention_bias=used.attention_bias),
+            pad_sink=used.pad_sink,
+        ),
+        Sources(
+            text=lambda prompt: text.encode(prompt).cpu(),
+            image=lambda frame: vae.encode_image(frame.to(where)),
+            video=lambda state, frames: vae.encode_chunk(state, frames.to(where)),
+        ),
+        lifecycle,
+    )
+    engine = SoloEngine(
+        planner=planner,
+        stream=Stream(generator, used.cache, latent_height=rows, latent_width=columns),
+        vae=vae,
+        lifecycle=lifecycle,
+        clock=time.perf_counter,
+        strict=settings.strict,
+    )
+    video = None
+    if input_video is not None:
+        video = read_video(Path(input_video), height=height, width=width, fps=float(used.fps))
+    return Session(engine, text, used=used, words=folder.words, video=video)
+
+
+def find_model(name: str) -> ModelFolder:
+    """The model folder that a name or a path stands for. Raises UsageError for a preset without weights."""
+    if name == BUNDLED:
+        return read_model_folder(BUNDLED_FOLDER)
+    if Path(name).exists():
+        return read_model_folder(Path(name))
+    known = preset(name) if name in PRESETS or "/" not in name else None
+    if known is None:
+        return read_model_folder(Path(name))
+    raise UsageError(
+        f"the preset {known.name} comes without weights",
+        where="--model",
+        remedy="give the folder that holds them and a model.json (docs/reference/model-folder.md)",
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises DeviceUnavailable."""
+    if name == AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailable("no CUDA device works here", where="--device", remedy="use --device cpu")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == AUTO:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return DTYPES[name]
+
+
+def choose_steps(own: tuple[int, ...], count: int | None) -> tuple[int, ...]:
+    """A model's own list, or `count` steps spread evenly over the same range. Raises UsageError."""
+    if count is None or count == len(own):
+        return own
+    if count < 1:
+        raise UsageError(f"{count} denoise steps", where="--steps", remedy="give 1 or more")
+    return tuple(own[0] - round(own[0] * index / count) for index in range(count))
+
+
+def build_generator(folder: ModelFolder, dtype: torch.dtype, device: torch.device) -> Generator:
+    with torch.device("meta"):
+        generator = Generator(folder.preset.generator)
+    state = load_generator(folder.file("generator"), folder.preset.generator, dtype=dtype, device=str(device))
+    generator.load_state_dict(state, strict=True, assign=True)
+    return generator.eval().requires_grad_(requires_grad=False)
+
+
+def load_media(folder: ModelFolder, device: torch.device, remembered: int) -> tuple[Vae, TextEncoder]:
+    """VAE and text encoder: rank 0's alone."""
+    from genlock.media.umt5 import load_text  # noqa: PLC0415 - rank 0's rooms
+    from genlock.media.vae_checkpoint import load_vae  # noqa: PLC0415
+
+    vae = load_vae(folder.file("vae"), device=str(device))
+    text = load_text(
+        folder.file("text"),
+        tokenizer=folder.file("tokenizer"),
+        max_tokens=folder.preset.generator.text_len,
+        device=str(device),
+        remembered=remembered,
+    )
+    return vae, text

@@ -251,6 +251,8 @@ def test_an_agenda_serves_times_in_order_and_live_requests_last() -> None:
         (lambda: Request(seed=2**60), "seed"),
         (lambda: Request(strength=0.0), "strength 0.0"),
         (lambda: Request(attention_bias=1.5), "attention_bias 1.5"),
+        (lambda: Controls(seed=-1, strength=0.7, attention_bias=1.0), "seed -1"),
+        (lambda: Controls(seed=1, strength=math.nan, attention_bias=1.0), "strength nan"),
         (lambda: Request(cut=True, transition=Transition(chunks=3)), "without a prompt"),
         (lambda: Timeline(requests=(prompt("a", at_s=2.0), prompt("a", at_s=1.0))), "comes after"),
         (lambda: ChunkGrid(fps=0.0, chunk_frames=3, first_frames=3), "0.0 frames a second"),

@@ -96,11 +96,7 @@ class Request:
     def __post_init__(self) -> None:
         if self.at_s is not None and not (math.isfinite(self.at_s) and self.at_s >= 0):
             raise TimelineRefused(f"time {self.at_s} s")
-        if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
-            raise TimelineRefused(f"seed {self.seed}", remedy=f"give a whole number from 0 to {LARGEST_SEED}")
-        for name, share in (("strength", self.strength), ("attention_bias", self.attention_bias)):
-            if share is not None and not 0 < share <= 1:
-                raise TimelineRefused(f"{name} {share}", remedy=f"give a {name} above 0 and at most 1")
+        _check_numbers(self.seed, self.strength, self.attention_bias)
         if self.transition is not None and self.prompts is None:
             raise TimelineRefused("a transition without a prompt", remedy="say what to change to")
         if (self.prompts, self.seed, self.strength, self.attention_bias) == (None,) * 4 and not self.cut:
@@ -137,11 +133,14 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Controls:
-    """Numbers that stay as they were last asked for."""
+    """Numbers that stay as they were last asked for; bounds as in `Request`."""
 
     seed: int
     strength: float
     attention_bias: float
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.seed, self.strength, self.attention_bias)
 
     def after(self, request: Request) -> Controls:
         return Controls(
@@ -294,3 +293,11 @@ class Agenda:
 
 def _time_of(request: Request) -> float:
     return math.inf if request.at_s is None else request.at_s
+
+
+def _check_numbers(seed: int | None, strength: float | None, attention_bias: float | None) -> None:
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise TimelineRefused(f"seed {seed}", remedy=f"give a whole number from 0 to {LARGEST_SEED}")
+    for name, share in (("strength", strength), ("attention_bias", attention_bias)):
+        if share is not None and not 0 < share <= 1:
+            raise TimelineRefused(f"{name} {share}", remedy=f"give a {name} above 0 and at most 1")

@@ -58,7 +58,10 @@ class ContextWindow:
         return grown._trimmed()
 
     def after_pixels(self, pixels: Tensor) -> ContextWindow:
-        """The next decoded frames. Raises OutOfStep if they are more than the latents so far stand for."""
+        """The next decoded frames, kept as they are: nobody may write to them later.
+
+        Raises OutOfStep if they are more than the latents so far stand for.
+        """
         pixel_end = self.pixel_end + pixels.shape[0]
         if pixel_end > pixel_frames(self.end, first=True):
             raise OutOfStep(
@@ -150,7 +153,8 @@ class ContextWindow:
             return self
         oldest = TEMPORAL_STRIDE * (self.end - self.policy.context_frames)
         held_from = self.pixel_end - self.pixels.shape[0]
-        return replace(self, pixels=self.pixels[max(0, oldest - held_from) :])
+        kept = self.pixels[max(0, oldest - held_from) :]  # a view: a chunk's frames are not copied to be remembered
+        return replace(self, pixels=kept if kept.shape[0] else None)
 
 
 def _joined(old: Tensor | None, new: Tensor) -> Tensor:

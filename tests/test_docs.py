@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -35,6 +36,17 @@ def test_a_generated_page_is_current(path: Path) -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
         assert "://" in target or (path.parent / target).exists(), f"{name_of(path)}: {target} is not there"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_places_in_the_code_exist(path: Path) -> None:
+    """A place is written `genlock/room/file.py:Name` or `...:Class.method`."""
+    for file, dotted in re.findall(r"`(genlock/[\w/]+\.py):([\w.]+)`", path.read_text()):
+        body = ast.parse((ROOT / "src" / file).read_text()).body
+        for name in dotted.split("."):
+            named = [node for node in body if getattr(node, "name", None) == name]
+            assert named, f"{name_of(path)}: there is no {dotted} in {file}"
+            body = named[0].body
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

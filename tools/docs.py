@@ -1,12 +1,13 @@
-"""Writes the pages of docs/reference that follow from the code, and the help texts that the tests hold.
+"""Writes what of the docs follows from the code: pages of docs/reference, the list of files, help texts under test.
 
     python tools/docs.py
 
-A test fails while a page differs from what this writes. Each page opens by saying so.
+A test fails while a page differs from what this writes. Each says so where it begins.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from genlock.errors import EXIT_CODES, GenlockError
 from genlock.settings import READ_ELSEWHERE, Option, options
 
 ROOT = Path(__file__).resolve().parents[1]
+SRC = ROOT / "src" / "genlock"
 HELP = Path("tests/cli/help")
+CODEMAP = Path("docs/codemap.md")
+FILES_BEGIN = "<!-- files: written by `make docs` from the first lines of the files -->"
+FILES_END = "<!-- end of files -->"
 MADE = "Written by `make docs` from the code; edit {source}, not this page.\n"
 
 
@@ -100,12 +105,37 @@ def errors_page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def file_table() -> str:
+    """One line per source file, by room: the first paragraph of its docstring."""
+    lines: list[str] = []
+    room = None
+    for path in sorted(SRC.rglob("*.py"), key=lambda path: (len(path.relative_to(SRC).parts), path)):
+        text = path.read_text()
+        name = path.relative_to(SRC.parent)
+        if not text.strip():
+            continue
+        if name.parent != room:
+            room = name.parent
+            lines += [f"\n### {room.as_posix()}/\n", "| file | what it gives |", "| --- | --- |"]
+        about = " ".join((ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].split())
+        lines.append(f"| `{name.as_posix()}` | {about.replace('|', '/')} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def codemap_page() -> str:
+    """The map as it stands, with its list of files made anew."""
+    page = (ROOT / CODEMAP).read_text()
+    head, rest = page.split(FILES_BEGIN, maxsplit=1)
+    return head + FILES_BEGIN + "\n" + file_table() + FILES_END + rest.split(FILES_END, maxsplit=1)[1]
+
+
 def pages() -> dict[Path, str]:
     """Path under the repository's root -> text, for everything that is generated."""
     made = {
         Path("docs/reference/cli.md"): cli_page(),
         Path("docs/reference/settings.md"): settings_page(),
         Path("docs/reference/errors.md"): errors_page(),
+        CODEMAP: codemap_page(),
     }
     return made | {HELP / f"{name or 'genlock'}.txt": text for name, text in help_texts().items()}
 

@@ -60,7 +60,7 @@ def test_every_stage_runs_and_hands_over(made):
     assert {r["stage"] for r in records(made) if "loss" in r} == {"vae", "teacher", "student"}
     results = {file.name for file in (made / "results").iterdir()}
     assert {"vae.pt", "teacher.pt", "student.pt", "vae-clips.png", "student.png", "log.jsonl"} <= results
-    generator, vae, text = export.load(made / export.FOLDER, text_len=SMOKE.shape.text_len)
+    generator, vae, text = export.load(made / export.FOLDER)
     student = weights.read(made / weights.STUDENT)["modules"]["generator"]
     torch.testing.assert_close(generator.head.head.weight, student["head.head.weight"].float())
     assert vae.config.std != (1.0,) * 16
@@ -119,7 +119,7 @@ def test_training_forward_is_the_generator_with_its_cache():
     torch.testing.assert_close(twice[::2], expected)
 
 
-def test_rolled_streams_meet_the_context_they_were_trained_on():
+def test_rolled_streams_meet_the_context_they_were_trained_on(tmp_path):
     torch.manual_seed(0)
     shape, chunks = SMOKE.shape, 4
     words = Words(FIRST_WORLD, phrasings=1, text_len=shape.text_len, seed=1, device=CPU)
@@ -127,6 +127,11 @@ def test_rolled_streams_meet_the_context_they_were_trained_on():
     takes = [take for take in draw_takes(12, chunks, FIRST_WORLD, random.Random(2)) if take.offset == 0][:2]
     pool = LatentPool(vae, takes, words, shape, chunks)
     pool.fill(takes, batch=2, seconds=60, log=lambda **_: None)
+    pool.save(tmp_path / "kept", "key")
+    again = LatentPool(vae, takes, words, shape, chunks)
+    assert not again.restore(tmp_path / "kept", "other", takes, batch=2, log=lambda **_: None)
+    assert again.restore(tmp_path / "kept", "key", takes, batch=2, log=lambda **_: None)
+    assert again.takes == pool.takes
     rollout = Rollout(small_generator(), vae, shape, streams=2, rng=torch.Generator().manual_seed(1))
     for number in range(chunks):
         expected = pool.chunk(torch.arange(2), torch.full((2,), number), first=number == 0)

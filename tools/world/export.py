@@ -6,20 +6,20 @@ precision, the sizes in each file's metadata. Reads it back and refuses to end i
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import string
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from genlock.generator.checkpoint import load_generator, save_generator
-from genlock.generator.config import GeneratorConfig
 from genlock.generator.model import Generator
-from genlock.generator.tensor_files import read_tensors, write_tensors
+from genlock.generator.model_folder import read_model_folder, write_model_folder
+from genlock.generator.presets import Preset as RunPreset
+from genlock.generator.window import Regime, recompute_policy
 from genlock.media.text import TextEncoder, train_word_tokenizer
 from genlock.media.umt5 import load_text, save_text
-from genlock.media.vae import Vae, VaeConfig
+from genlock.media.vae import Vae
+from genlock.media.vae_checkpoint import load_vae, save_vae
 
 from . import weights
 from .captions import vocabulary
@@ -28,64 +28,58 @@ from .loop import Log, table
 from .scene import FRAMES_PER_SECOND
 
 FOLDER = "model"
-GENERATOR_FILE, VAE_FILE, MODEL_FILE = "generator.safetensors", "vae.safetensors", "model.json"
+NAME, TITLE = "bundled", "Small world"
+GENERATOR_FILE, VAE_FILE = "generator.safetensors", "vae.safetensors"
 HALF = torch.float16
 
 
 def run(preset: Preset, out: Path, *, log: Log, source: str = weights.STUDENT) -> Path:
-    """Writes the folder and loads it again; returns its path."""
+    """Writes the folder and loads it again; returns its path. source: the file of weights in `out` to export."""
     shape, folder = preset.shape, out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     content = weights.read(out / source)
     generator = weights.new_generator(shape)
     weights.fill(generator, content["modules"]["generator"])
     save_generator(generator.state_dict(), shape.generator, folder / GENERATOR_FILE, dtype=HALF)
-    vae = weights.read_vae(out / weights.VAE, shape, torch.device("cpu"))
-    tensors = {name: tensor.to(HALF) for name, tensor in vae.state_dict().items()}
-    write_tensors(folder / VAE_FILE, tensors, {"config": json.dumps(vae.config.to_dict())})
+    save_vae(weights.read_vae(out / weights.VAE, shape, torch.device("cpu")), folder / VAE_FILE, dtype=HALF)
     text = weights.new_text(shape, content["words"])
     weights.fill(text, content["modules"]["text"])
     save_text(text, train_word_tokenizer(vocabulary()), folder, dtype=HALF)
-    (folder / MODEL_FILE).write_text(json.dumps(card(preset), indent=1) + "\n", encoding="utf-8")
-    load(folder, text_len=shape.text_len)
+    words = [word for word in vocabulary() if word not in string.punctuation]
+    write_model_folder(folder, run_preset(shape), words=words)
+    load(folder)
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    log(event="exported", bytes=sum(sizes.values()), **sizes)
-    table("model folder, bytes", [*sizes.items(), ("all", sum(sizes.values()))])
+    log(event="exported", source=source, bytes=sum(sizes.values()), **sizes)
+    table(f"model folder from {source}, bytes", [*sizes.items(), ("all", sum(sizes.values()))])
     return folder
 
 
-def card(preset: Preset) -> dict[str, Any]:
-    """What model.json says: how the files are to be run."""
-    return {
-        "format": 1,
-        "height": preset.shape.height,
-        "width": preset.shape.width,
-        "fps": FRAMES_PER_SECOND,
-        "steps": list(STEPS),
-        "warped": True,
-        "shift": SHIFT,
-        "policy": {"policy": "recompute", "context_frames": CONTEXT, "chunk_frames": CHUNK},
-        "shape": asdict(preset.shape),
-    }
+def run_preset(shape: ModelShape) -> RunPreset:
+    """How the model is run: as it was trained."""
+    return RunPreset(
+        name=NAME,
+        title=TITLE,
+        generator=shape.generator,
+        cache=recompute_policy(context_frames=CONTEXT, chunk_frames=CHUNK),
+        steps=STEPS,
+        warped=True,
+        shift=SHIFT,
+        regime=Regime.R0A,
+        height=shape.height,
+        width=shape.width,
+        fps=FRAMES_PER_SECOND,
+    )
 
 
-def load(folder: Path, *, text_len: int) -> tuple[Generator, Vae, TextEncoder]:
+def load(path: Path) -> tuple[Generator, Vae, TextEncoder]:
     """The three models of a folder, float32. Raises FloatingPointError for a tensor that is not finite."""
-    state = load_generator(folder / GENERATOR_FILE, None)
-    written = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-    generator = Generator(_generator_config(written["shape"]))
-    generator.load_state_dict(state)
-    tensors, metadata = read_tensors(folder / VAE_FILE, device="cpu", dtype=torch.float32)
-    vae = Vae(VaeConfig.from_dict(json.loads(metadata["config"]), where=VAE_FILE))
-    vae.load_state_dict(tensors)
-    text = load_text(folder, max_tokens=text_len)
+    folder = read_model_folder(path)
+    generator = Generator(folder.preset.generator)
+    generator.load_state_dict(load_generator(folder.file("generator"), folder.preset.generator))
+    vae = load_vae(folder.file("vae"))
+    text = load_text(path, max_tokens=folder.preset.generator.text_len)
     for module in (generator, vae):
         for name, tensor in module.state_dict().items():
             if not bool(torch.isfinite(tensor).all()):
-                raise FloatingPointError(f"{name} in {folder} is not finite")
+                raise FloatingPointError(f"{name} in {path} is not finite")
     return generator.eval(), vae.eval(), text
-
-
-def _generator_config(sizes: dict[str, Any]) -> GeneratorConfig:
-    tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}
-    return ModelShape(**tuples).generator

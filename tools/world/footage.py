@@ -5,10 +5,12 @@ Legend: M takes, T pixel frames, H W pixels, K chunks, C latent channels, h w la
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -123,7 +125,11 @@ class LatentPool:
         self.takes: list[Take] = []
 
     def fill(self, takes: Sequence[Take], *, batch: int, seconds: float, log: Log) -> None:
-        """Films and encodes the takes, as many as fit the time."""
+        """Films and encodes the takes, as many as fit the time (a first picture, and what it compiles, not counted)."""
+        picture = film(takes[:1], 1 + PIECE, self.shape, self.device).expand(2, -1, -1, -1, -1)
+        for piece in round_trip(self.vae, picture)[1]:
+            with torch.no_grad(), autocast(self.device):
+                self.vae.encode_image(piece[:, 0])
         begun = time.monotonic()
         for group in by_offset(takes, batch, seed=len(takes)):
             self._add(group)
@@ -134,6 +140,11 @@ class LatentPool:
         took = time.monotonic() - begun
         count = len(self.takes)
         self.latents, self.anchors = self.latents[:count], self.anchors[:count]
+        self._index()
+        frames = count * window_pixels(self.chunks)
+        log(event="latents", takes=count, frames=frames, took_s=took, fps=frames / took, chunks=len(self.later))
+
+    def _index(self) -> None:
         self.scene = self.words.scenes(self.takes)
         self.told = changes(self.takes, self.device)
         self.starts = torch.tensor([take.offset == 0 for take in self.takes], device=self.device)
@@ -142,10 +153,28 @@ class LatentPool:
         usable = (chunk >= 1) & (self.starts[:, None] | (chunk >= 2))
         self.later = usable.nonzero()
         self.first = self.starts.nonzero()[:, 0]
-        frames = count * window_pixels(self.chunks)
-        log(event="latents", takes=count, frames=frames, took_s=took, fps=frames / took, chunks=len(self.later))
         if not len(self.first) or not len(self.later):
             raise RuntimeError("no time to make latents: give the stage more seconds")
+
+    def save(self, path: Path, key: str) -> None:
+        """Keeps the latents beside the checkpoints; `key` says what they were made from."""
+        partial = path.with_suffix(".partial")
+        torch.save({"key": key, "latents": self.latents, "anchors": self.anchors}, partial)
+        os.replace(partial, path)
+
+    def restore(self, path: Path, key: str, takes: Sequence[Take], *, batch: int, log: Log) -> bool:
+        """Takes latents that `save` kept of the same takes; False if there are none of that key."""
+        if not path.exists():
+            return False
+        kept = torch.load(path, map_location=self.device, weights_only=True)
+        if kept["key"] != key:
+            return False
+        self.latents, self.anchors = kept["latents"], kept["anchors"]
+        ordered = [take for group in by_offset(takes, batch, seed=len(takes)) for take in group]
+        self.takes = ordered[: len(self.latents)]
+        self._index()
+        log(event="latents read", takes=len(self.takes), file=path.name)
+        return True
 
     def _add(self, group: list[Take]) -> None:
         frames = film(group, window_pixels(self.chunks), self.shape, self.device)

@@ -1,8 +1,8 @@
 """The generator's call as training wants it: gradients through the context, one compiled block for all layers.
 
 The arithmetic is the package's own `Block.forward`, `time_vectors`, `patch_embedding` and `head`; only the store
-differs (keys and values are joined instead of written into a cache). A block is called as a function of its weights, so that
-one compilation serves every layer.
+differs (keys and values are joined instead of written into a cache). A block is called as a function of its weights, so
+that one compilation serves every layer.
 
 Legend: B contexts, R draws (noise levels tried on each), F frames, C channels, H W latent rows and columns, S tokens of
 a frame, N = F S, D hidden size, h heads, d head size.
@@ -10,6 +10,7 @@ a frame, N = F S, D hidden size, h heads, d head size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -44,7 +45,8 @@ class TrainingGenerator:
     def __init__(self, generator: Generator, *, compile_block: bool = False) -> None:
         self.generator = generator
         self.weights = [dict(block.named_parameters()) for block in generator.blocks]
-        template = generator.blocks[0]
+        # Not one of the blocks: a template that shares weights with one of them is compiled twice.
+        template = copy.deepcopy(generator.blocks[0])
 
         def block(
             weights: dict[str, Tensor],

@@ -104,6 +104,8 @@ def draw_takes(count: int, chunks: int, world: WorldSpec, rng: random.Random) ->
 def exam_takes(count: int, chunks: int, world: WorldSpec, rng: random.Random) -> list[Take]:
     """Takes of held-out combinations from the stream's start; every second one changes to another in mid-stream."""
     out = sorted(held_out(world), key=str)
+    if len(out) < 2:  # a world too small to keep any out
+        out = sorted(world.combinations(), key=str)
     takes = []
     for number in range(count):
         scene = out[number * 7 % len(out)]

@@ -56,7 +56,7 @@ def run(
         weights.read(out / weights.TEACHER)
         begin_from(out / weights.TEACHER, trainer, log)
     vae = weights.read_vae(out / weights.VAE, shape, device)
-    pool = fill_pool(vae, words, preset, world, 1000 + trainer.steps, seconds, log, compile_=compile_)
+    pool = fill_pool(vae, words, preset, world, out, seconds, log, compile_=compile_)
     rng = torch.Generator(device).manual_seed(preset.seed + 1 + trainer.steps)
     rollout = Rollout(generator, vae, shape, streams=stage.streams, rng=rng)
     training = TrainingGenerator(generator, compile_block=compile_)

@@ -30,6 +30,7 @@ from .takes import Words, draw_takes
 
 FINE_STEPS = (1000, 937, 875, 812, 750, 687, 625, 562, 500, 437, 375, 312, 250, 187, 125, 62)
 WEIGHT_DECAY = 0.02
+POOL = "latents.pool"
 
 
 def run(
@@ -52,7 +53,7 @@ def run(
     begin_from(out / weights.TEACHER, trainer, log)
     vae = weights.read_vae(out / weights.VAE, shape, device)
     rng = torch.Generator(device).manual_seed(preset.seed + trainer.steps)
-    pool = fill_pool(vae, words, preset, world, trainer.steps, seconds, log, compile_=compile_)
+    pool = fill_pool(vae, words, preset, world, out, seconds, log, compile_=compile_)
     training = TrainingGenerator(generator, compile_block=compile_)
     lesson = Lesson(training, text, pool, words, stage, rng)
     if compile_:
@@ -93,23 +94,31 @@ def begin_from(path: Path, trainer: Trainer, log: Log) -> bool:
 
 
 def fill_pool(
-    vae: Vae, words: Words, preset: Preset, world: WorldSpec, seed: int, seconds: float, log: Log, *, compile_: bool
+    vae: Vae, words: Words, preset: Preset, world: WorldSpec, out: Path, seconds: float, log: Log, *, compile_: bool
 ) -> LatentPool:
+    """Latents of the stage's takes: those kept in `out` if the same VAE made them, else new ones, which are kept."""
     stage = preset.teacher
+    takes = draw_takes(stage.pool_takes, stage.pool_chunks, world, random.Random(preset.seed + 1))
+    key = f"{stage} {preset.shape} {world} {weights.fingerprint(vae)}"
     if compile_:
         quicken(vae, QuickActivation())
-    takes = draw_takes(stage.pool_takes, stage.pool_chunks, world, random.Random(preset.seed + 31 * seed + 1))
-    pool = LatentPool(vae, takes, words, preset.shape, stage.pool_chunks)
+
+    def filled() -> LatentPool:
+        pool = LatentPool(vae, takes, words, preset.shape, stage.pool_chunks)
+        if not pool.restore(out / POOL, key, takes, batch=stage.encode_batch, log=log):
+            seconds_left = min(stage.pool_seconds, 0.3 * seconds)
+            pool.fill(takes, batch=stage.encode_batch, seconds=seconds_left, log=log)
+            pool.save(out / POOL, key)
+        return pool
+
     try:
-        pool.fill(takes, batch=stage.encode_batch, seconds=min(stage.pool_seconds, 0.3 * seconds), log=log)
+        return filled()
     except Exception as fault:
         if not compile_:
             raise
-        log(event="compile failed", why=(str(fault).splitlines() or [repr(fault)])[0][:300])
+        log(event="failed", way="compiled activation", why=(str(fault).splitlines() or [repr(fault)])[0][:300])
         restore(vae)
-        pool = LatentPool(vae, takes, words, preset.shape, stage.pool_chunks)
-        pool.fill(takes, batch=stage.encode_batch, seconds=min(stage.pool_seconds, 0.3 * seconds), log=log)
-    return pool
+        return filled()
 
 
 class Lesson:

@@ -91,3 +91,9 @@ def embed(text: nn.Module, ids: Tensor) -> Tensor:
     mask = ids != 0
     hidden: Tensor = text(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     return hidden.float() * mask[..., None]
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A short text that differs between two sets of weights."""
+    total = sum(float(p.detach().double().abs().sum()) for p in module.parameters())
+    return f"{total:.6f}"

@@ -1,101 +1,142 @@
-"""VAE weights in files: upstream's names and diffusers', any floating type, checked name by name.
+"""VAE weights in files: upstream's names and diffusers', any floating type, checked name by name and shape by shape.
 
-Letters: i, n numbers of layers. Knows the two naming schemes and no computation. Upstream's are the names of `Vae`.
+Knows the two naming schemes and no computation. Upstream's names are the parameters' own; diffusers' are derived from
+them, so the way back is the same table read the other way.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from genlock.errors import CheckpointConfig, CheckpointKeys, CheckpointShape
-from genlock.generator.tensor_files import open_tensors, write_tensors
+from genlock.errors import CheckpointConfig, CheckpointDtype, CheckpointKeys, CheckpointShape
+from genlock.generator.tensor_files import FLOATS, few, open_tensors, write_tensors
 from genlock.media.vae import Vae, VaeConfig
 
-NAMED = 3  # names a message shows
-DECODE_ONLY = ("decoder.", "conv2.")
+CONFIG_KEY = "config"  # of the safetensors metadata: JSON of VaeConfig.to_dict
+ENCODE_ONLY = ("encoder.", "conv1.")  # upstream names that decoding does without
 
-# diffusers -> upstream, tried in order on every name.
-_DIFFUSERS = (
-    (r"^quant_conv\.", "conv1."),
-    (r"^post_quant_conv\.", "conv2."),
-    (r"\.conv_in\.", ".conv1."),
-    (r"\.conv_out\.", ".head.2."),
-    (r"\.norm_out\.gamma$", ".head.0.gamma"),
-    (r"\.mid_block\.resnets\.0\.", ".middle.0."),
-    (r"\.mid_block\.resnets\.1\.", ".middle.2."),
-    (r"\.mid_block\.attentions\.0\.", ".middle.1."),
-    (r"\.down_blocks\.(\d+)\.", r".downsamples.\1."),
-)
-_RESIDUAL = (
-    ("norm1.gamma", "residual.0.gamma"),
-    ("conv1.", "residual.2."),
-    ("norm2.gamma", "residual.3.gamma"),
-    ("conv2.", "residual.6."),
-    ("conv_shortcut.", "shortcut."),
-)
+_TOP = {"conv1": "quant_conv", "conv2": "post_quant_conv"}
+_SIDE = {"conv1": "conv_in", "head.0": "norm_out", "head.2": "conv_out"}
+_RESIDUAL = {
+    "residual.0": "norm1",
+    "residual.2": "conv1",
+    "residual.3": "norm2",
+    "residual.6": "conv2",
+    "shortcut": "conv_shortcut",
+}
+_MIDDLE = ("resnets.0", "attentions.0", "resnets.1")
 
 
-def upstream_name(name: str, *, blocks: int) -> str:
-    """Upstream's name of a diffusers name; blocks: residual blocks of a decoder level. Upstream names stay."""
-    if name.startswith(("conv1.", "conv2.", "encoder.conv1.", "decoder.conv1.")):
-        return name
-    for pattern, replacement in _DIFFUSERS:
-        name = re.sub(pattern, replacement, name)
-    level = re.match(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.", name)
-    if level:
-        place = int(level[3]) if level[2] == "resnets" else blocks
-        name = f"decoder.upsamples.{int(level[1]) * (blocks + 1) + place}." + name[level.end() :]
-    stem = re.match(r"(encoder|decoder)\.(middle|upsamples|downsamples)\.\d+\.", name)
-    if stem:
-        for theirs, ours in _RESIDUAL:
-            if name[stem.end() :].startswith(theirs):
-                return name[: stem.end()] + ours + name[stem.end() + len(theirs) :]
-    return name
+def diffusers_name(name: str, config: VaeConfig) -> str:
+    """The name that diffusers' AutoencoderKLWan gives a parameter of `Vae`, whose own name is upstream's."""
+    owner, _, leaf = name.rpartition(".")
+    if owner in _TOP:
+        return f"{_TOP[owner]}.{leaf}"
+    side, _, inner = owner.partition(".")
+    if inner in _SIDE:
+        return f"{side}.{_SIDE[inner]}.{leaf}"
+    room, number, part = inner.split(".", 2)
+    part = _RESIDUAL.get(part, part)
+    if room == "middle":
+        place = f"mid_block.{_MIDDLE[int(number)]}"
+    elif room == "downsamples":
+        place = f"down_blocks.{number}"
+    else:  # a level is its residual blocks and one up-sampler
+        residuals = config.decoder_blocks + 1
+        level, index = divmod(int(number), residuals + 1)
+        place = f"up_blocks.{level}." + (f"resnets.{index}" if index < residuals else "upsamplers.0")
+    return f"{side}.{place}.{part}.{leaf}"
 
 
 def load_vae(
-    path: Path,
+    source: Path | str | Mapping[str, Tensor],
     config: VaeConfig | None = None,
     *,
     decode_only: bool = False,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> Vae:
-    """A VAE ready to run. config: None takes the one written in the file.
+    """A VAE in evaluation mode, its weights in `dtype` on `device`, without gradients until they are asked for.
 
-    Raises CheckpointMissing, CheckpointUnreadable, CheckpointDtype (reading); CheckpointKeys, CheckpointShape naming
-    the tensor; CheckpointConfig if there is no configuration, or one that contradicts `config`.
+    source: a file as `open_tensors` takes it, or named tensors. config: None takes the one written in the file.
+    decode_only: reads and keeps the decoder alone. Names may be upstream's or diffusers'.
+    Raises CheckpointMissing, CheckpointUnreadable, CheckpointDtype; CheckpointKeys and CheckpointShape naming the
+    tensor; CheckpointConfig if there is no configuration, or one that contradicts `config`.
     """
-    with open_tensors(Path(path), device=device) as opened:
-        config = _agreed(config, opened.metadata.get("config"), where=str(path))
-        names = {upstream_name(name, blocks=config.decoder_blocks + 1): name for name in opened.shapes}
-        if decode_only:
-            names = {ours: theirs for ours, theirs in names.items() if ours.startswith(DECODE_ONLY)}
+    with ExitStack() as files:
+        metadata: Mapping[str, str] = {}
+        read: Callable[[str], Tensor]
+        if isinstance(source, Mapping):
+            where, read = "VAE tensors", source.__getitem__
+            shapes = {name: tuple(tensor.shape) for name, tensor in source.items()}
+            _check_floats(source, where=where)
+        else:
+            where = str(source)
+            opened = files.enter_context(open_tensors(Path(source), device=device))
+            read, shapes, metadata = opened.read, opened.shapes, opened.metadata
+        config = _agreed(config, metadata.get(CONFIG_KEY), where=where)
         with torch.device("meta"):
             vae = Vae(config, encoder=not decode_only)
         wanted = {name: tuple(parameter.shape) for name, parameter in vae.state_dict().items()}
-        _check_names(set(names), set(wanted), where=str(path))
-        state = {}
+        stored = _stored_names(shapes, config, where=where)
+        if decode_only:
+            stored = {name: theirs for name, theirs in stored.items() if not name.startswith(ENCODE_ONLY)}
+        _check_names(stored, wanted, where=where)
         for name, shape in wanted.items():
-            found = opened.shapes[names[name]]
-            if not _fits(found, shape):
-                what = f"tensor {names[name]!r} is {list(found)}, not {list(shape)}"
-                raise CheckpointShape(what, where=str(path))
-            state[name] = opened.read(names[name]).to(dtype).reshape(shape)
-    vae.load_state_dict(state, strict=True, assign=True)
+            _check_shape(stored[name], shapes[stored[name]], shape, where=where)
+        weights = {
+            name: torch.empty(shape, dtype=dtype, device=device).copy_(read(stored[name]).reshape(shape))
+            for name, shape in wanted.items()
+        }
+    vae.load_state_dict(weights, strict=True, assign=True)
     return vae.eval().requires_grad_(requires_grad=False)
 
 
 def save_vae(vae: Vae, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Writes weights and configuration, whole or not at all. Raises InputOutputError."""
-    tensors: Mapping[str, Tensor] = {name: value.to(dtype).contiguous() for name, value in vae.state_dict().items()}
-    write_tensors(path, tensors, {"config": json.dumps(vae.config.to_dict())})
+    """Writes weights under upstream's names and shapes, and the configuration; whole or not at all.
+
+    Raises CheckpointDtype where a value does not fit `dtype`, InputOutputError.
+    """
+    tensors = {}
+    for name, tensor in vae.state_dict().items():
+        cast = tensor.detach().to(dtype)
+        if not bool(torch.isfinite(cast).all()):
+            kind = str(dtype).removeprefix("torch.")
+            raise CheckpointDtype(
+                f"tensor {name!r} has a value that {kind} cannot hold",
+                where=str(path),
+                remedy="save as bfloat16 or float32, or look for NaN in the weights",
+            )
+        tensors[name] = cast.reshape(_upstream_shape(name, tuple(cast.shape)))
+    write_tensors(path, tensors, {CONFIG_KEY: json.dumps(vae.config.to_dict())})
+
+
+def _upstream_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Gains are kept as [c] here and stored as [c, 1, 1, 1], those of an attention as [c, 1, 1]."""
+    if not name.endswith(".gamma"):
+        return shape
+    return (*shape, 1, 1) if name.endswith(".norm.gamma") else (*shape, 1, 1, 1)
+
+
+def _stored_names(shapes: Mapping[str, object], config: VaeConfig, *, where: str) -> dict[str, str]:
+    """Upstream name -> name in the file; a name of neither scheme stands for itself."""
+    with torch.device("meta"):
+        names = [name for name, _ in Vae(config).named_parameters()]
+    theirs = {diffusers_name(name, config): name for name in names}
+    stored: dict[str, str] = {}
+    for name in shapes:
+        ours = theirs.get(name, name)
+        if ours in stored:
+            raise CheckpointKeys(f"{stored[ours]!r} and {name!r} are the same tensor", where=where)
+        stored[ours] = name
+    return stored
 
 
 def _agreed(config: VaeConfig | None, written: str | None, *, where: str) -> VaeConfig:
@@ -104,21 +145,33 @@ def _agreed(config: VaeConfig | None, written: str | None, *, where: str) -> Vae
             raise CheckpointConfig("the VAE's file carries no configuration", where=where)
         return config
     try:
-        said = VaeConfig.from_dict(json.loads(written), where=where)
-    except ValueError as error:
-        raise CheckpointConfig(f"its configuration is not JSON ({error})", where=where) from error
-    if config is not None and config != said:
-        raise CheckpointConfig("its configuration is not that of the model asked for", where=where)
+        values = json.loads(written)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise CheckpointConfig("the metadata's config is not a JSON object", where=where)
+    said = VaeConfig.from_dict(values, where=where)
+    for name, value in asdict(config or said).items():
+        if getattr(said, name) != value:
+            raise CheckpointConfig(f"the file has {name} {getattr(said, name)}, the model {value}", where=where)
     return said
 
 
-def _check_names(found: set[str], wanted: set[str], *, where: str) -> None:
-    for what, names in (("unknown", sorted(found - wanted)), ("missing", sorted(wanted - found))):
-        if names:
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            raise CheckpointKeys(f"{what} tensor {', '.join(map(repr, names[:NAMED]))}{more}", where=where)
+def _check_floats(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS.values():
+            raise CheckpointDtype(f"tensor {name!r} is {str(tensor.dtype).removeprefix('torch.')}", where=where)
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether shapes agree but for sizes of one, which saves add to gains and to kernels without extent."""
-    return found == wanted or [n for n in found if n > 1] == [n for n in wanted if n > 1]
+def _check_names(stored: Mapping[str, str], wanted: Mapping[str, object], *, where: str) -> None:
+    if unknown := sorted(theirs for name, theirs in stored.items() if name not in wanted):
+        raise CheckpointKeys(f"{few(unknown)} unknown to this VAE", where=where)
+    if missing := [name for name in wanted if name not in stored]:
+        raise CheckpointKeys(f"{few(missing)} missing", where=where)
+
+
+def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...], *, where: str) -> None:
+    """A gain may come flat or with sizes of one behind it; everything else as it is."""
+    gain = name.endswith(".gamma") and found[:1] == wanted and set(found[1:]) <= {1}
+    if found != wanted and not gain:
+        raise CheckpointShape(f"tensor {name!r} is {list(found)}, not {list(wanted)}", where=where)

@@ -182,7 +182,7 @@ def replay_session(case: Case, *, device: str = "cpu") -> Iterator[ChunkErrors]:
     recorded. Not for `one_shot`, which is no session."""
     engine, tensors = _closed_loop(case, device), case.tensors()
     before: Mapping[str, Any] = {}
-    for event in case.events:
+    for event in case.events[: closed_loop_chunks(case)]:
         recorded = Recorded(tensors, event["chunk"])
         for request in _requests(event, before):
             engine.planner.submit(request)
@@ -209,6 +209,20 @@ def replay_session(case: Case, *, device: str = "cpu") -> Iterator[ChunkErrors]:
         if made.pixels is not None:
             report.compare("pixels", made.pixels, recorded.get("pixels"))
         yield report
+
+
+def closed_loop_chunks(case: Case) -> int:
+    """How many chunks of a recording a session can follow; the rest holds what upstream did and we do not.
+
+    None of a single call, or of a recording whose context holds frames that were never emitted (zero frames); those
+    before a transition of one step, which upstream never finishes and we take as a change at once.
+    """
+    if case.one_call or any(event.get("context_frames", 0) > event["start_abs"] for event in case.events):
+        return 0
+    for number, event in enumerate(case.events):
+        if event.get("transition_requested") and event["transition"]["num_steps"] == 1:
+            return number
+    return len(case.events)
 
 
 def _closed_loop(case: Case, device: str) -> SoloEngine:

@@ -78,7 +78,7 @@ class Session:
         words: Sequence[str],
         video: Iterator[Tensor] | None,
     ) -> None:
-        self._engine, self._text, self._video = engine, text, video
+        self.engine, self._text, self._video = engine, text, video
         settings = engine.planner.settings
         self.fps, self.height, self.width = float(used.fps), settings.height, settings.width
         self.words = tuple(words)
@@ -124,12 +124,16 @@ class Session:
 
     def ask(self, timeline: Timeline) -> tuple[Placement, ...]:
         """Everything in a timeline, or nothing of it; where each request falls."""
-        placed = self._engine.planner.submit_timeline(timeline)
+        placed = self.engine.planner.submit_timeline(timeline)
         return tuple(accepted.placement for accepted in placed)
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of a prompt that the model never saw."""
         return self._text.unknown_words(text)
+
+    def embed(self, text: str) -> Tensor:
+        """The embedding [L, text_dim] of a prompt, float32 on the CPU, cut at its true length."""
+        return self._text.encode(text).cpu()
 
     def stream(self, *, seconds: float | None = None) -> Iterator[Chunk]:
         """Chunk after chunk, until `seconds` of video are reached (whole chunks), the input ends, or for ever."""
@@ -142,7 +146,7 @@ class Session:
     def _next(self, frames: Tensor | None) -> Chunk:
         from genlock.media.vae import to_uint8  # noqa: PLC0415 - rank 0's room
 
-        made = self._engine.next_chunk(frames=frames)
+        made = self.engine.next_chunk(frames=frames)
         if made.pixels is None:
             raise UsageError("this session has no VAE, so it has no frames")
         shown = to_uint8(made.pixels).permute(0, 2, 3, 1).contiguous().cpu()
@@ -158,13 +162,13 @@ class Session:
         )
 
     def _submit(self, request: Request) -> Placement:
-        return self._engine.planner.submit(request).placement
+        return self.engine.planner.submit(request).placement
 
     def _input_frames(self) -> Tensor | None:
         """uint8 [T, H, W, 3] for the next chunk; the last frame is held where the input breaks off inside a chunk."""
         if self._video is None:
             return None
-        wanted = self._engine.planner.frames_wanted(self._engine.sender)
+        wanted = self.engine.planner.frames_wanted(self.engine.sender)
         frames = [frame for _, frame in zip(range(wanted), self._video, strict=False)]
         if not frames:
             return None

@@ -48,7 +48,7 @@ class SoloEngine:
     def __init__(
         self, *, planner: Planner, stream: Stream, vae: Vae | None, lifecycle: State, clock: Clock, strict: bool = True
     ) -> None:
-        self.planner, self.stream, self._vae, self._clock, self._strict = planner, stream, vae, clock, strict
+        self.planner, self.stream, self.vae, self._clock, self._strict = planner, stream, vae, clock, strict
         self.sender = self.receiver = lifecycle
         self._decoder: Any = None
 
@@ -87,9 +87,9 @@ class SoloEngine:
 
     def _decode(self, latents: Tensor, *, fresh: bool) -> Tensor | None:
         """Clamped pixels [T, 3, H, W]; a cut begins a new stream of pixels."""
-        if self._vae is None:
+        if self.vae is None:
             return None
-        frames, self._decoder = self._vae.decode_chunk(None if fresh else self._decoder, latents.float().unsqueeze(0))
+        frames, self._decoder = self.vae.decode_chunk(None if fresh else self._decoder, latents.float().unsqueeze(0))
         return frames.squeeze(0).clamp(-1.0, 1.0)
 
     def _check_finite(self, latents: Tensor, chunk: int) -> None:

@@ -107,7 +107,7 @@ def _resampled(
 
 
 def contact_sheet(path: Path, frames: Sequence[Tensor], *, columns: int, captions: Sequence[str] = ()) -> None:
-    """A PNG of pictures uint8 [H, W, 3] in rows of `columns`, each with its caption under it. Raises InputOutputError."""
+    """A PNG of pictures uint8 [H, W, 3], `columns` a row, each over its caption. Raises InputOutputError."""
     height, width = frames[0].shape[:2]
     cell_height = height + (CAPTION_ROWS if captions else 0) + MARGIN
     rows = -(-len(frames) // columns)

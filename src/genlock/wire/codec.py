@@ -146,7 +146,9 @@ def read_manifest(schema: Schema[Any], data: bytes) -> Manifest:
     _keys("tensors", content["tensors"], schema.tensors)
     scalars = {name: _scalar(name, value) for name, value in content["scalars"].items()}
     said = {name: _read_spec(name, value) for name, value in content["tensors"].items()}
-    specs, payload_bytes = _places({name: spec and (spec.dtype, spec.shape) for name, spec in said.items()})
+    specs, payload_bytes = _places(
+        {name: None if spec is None else (spec.dtype, spec.shape) for name, spec in said.items()}
+    )
     for name, spec in said.items():
         if spec != specs[name]:
             raise FrameRefused(f"{name}: offset is {spec and spec.offset}, not where it follows", field=name)

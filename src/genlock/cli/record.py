@@ -1,0 +1,63 @@
+"""`genlock record`: a session written to a folder that `genlock replay` runs again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from genlock.cli._asks import timeline_of_flags
+from genlock.cli.main import Surroundings
+from genlock.errors import UsageError
+from genlock.settings import from_environment
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to show, as in `genlock generate`.")
+@click.option("--at", "at_s", type=float, multiple=True, metavar="SECONDS", help="When a later prompt comes in.")
+@click.option(
+    "--transition",
+    "transition_s",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a change of prompt takes. Example: --transition 1.5.",
+)
+@click.option("--cut-at", "cuts_at_s", type=float, multiple=True, metavar="SECONDS", help="A hard cut.")
+@click.option("--seconds", type=float, default=6.0, show_default=True, metavar="SECONDS", help="Length of the stream.")
+@click.option("--seed", type=int, default=42, show_default=True, metavar="NUMBER", help="Start of all randomness.")
+@click.option("--model", metavar="NAME|PATH", help="The model. Default: GENLOCK_MODEL, else the bundled one.")
+@click.option(
+    "--case", default="session", show_default=True, metavar="NAME", help="The recording's name in its folder."
+)
+@click.pass_obj
+def command(
+    surroundings: Surroundings,
+    folder: Path,
+    prompts: tuple[str, ...],
+    at_s: tuple[float, ...],
+    transition_s: float,
+    cuts_at_s: tuple[float, ...],
+    seconds: float,
+    seed: int,
+    model: str | None,
+    case: str,
+) -> None:
+    """Run a session and write noise, contexts, latents, keys, values and pixels to DIR.
+
+    \b
+    Example:
+      genlock record out/rec --prompt "a red balloon over the sea at noon" --seconds 4
+      genlock replay out/rec --feed session
+    """
+    from genlock.engine.record import record
+
+    if not prompts:
+        raise UsageError("nothing to show", where="--prompt", remedy='add --prompt "what to show"')
+    settings = from_environment()
+    with surroundings.open_session(model or settings.model, seed=seed, settings=settings) as session:
+        session.ask(timeline_of_flags(prompts, at_s, cuts_at_s, transition_s))
+        chunks = record(session, folder, seconds=seconds, case=case)
+    click.echo(f"{folder}: {chunks} chunks of case {case}")

@@ -185,6 +185,20 @@ def test_weights_that_change_are_seen_though_kernels_are_kept(vae):
     assert torch.equal(changed.decode_chunk(None, latents_of(2))[0], vae.decode_chunk(None, latents_of(2))[0])
 
 
+def test_weights_changed_behind_pytorchs_back_are_seen_after_eval(vae):
+    """An average of weights is often written through `.data`, which no version counts."""
+    average = alive(Vae(TINY))
+    before, _ = average.decode_chunk(None, latents_of(2))
+    for parameter in average.parameters():
+        parameter.data.mul_(0.5)
+    average.eval()
+    fresh = Vae(TINY).eval()
+    fresh.load_state_dict(average.state_dict())
+    after, _ = average.decode_chunk(None, latents_of(2))
+    assert torch.equal(after, fresh.decode_chunk(None, latents_of(2))[0])
+    assert not torch.allclose(before, after)
+
+
 def test_sixteen_bit_weights_keep_scales_and_norms_in_full_precision(vae):
     """With norms or scales in 16 bit the error would be several times larger; rounding alone stays below this."""
     expected, _ = vae.decode_chunk(None, latents_of(3))

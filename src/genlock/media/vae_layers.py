@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, cast
+from typing import Literal, Self, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -74,17 +74,17 @@ class Derived:
     """Tensors computed from a weight, kept for as long as the weight stays what it is.
 
     Kept only where no gradient is asked for; under autograd they are computed afresh, as part of the graph. An update
-    through `.data`, which autograd does not count, is seen after the next `train()` or `eval()`.
+    through `.data`, which PyTorch does not count, is seen after the next `train()` or `eval()`.
     """
 
     def __init__(self, compute: Callable[[Tensor], Memory]) -> None:
         self._compute = compute
-        self._made_from: tuple[object, ...] = ()
+        self._source: Tensor | None = None  # held, so that no other tensor can come to lie at its address
+        self._version = 0
         self._kept: Memory = ()
 
     def forget(self) -> None:
-        self._made_from = ()
-        self._kept = ()
+        self._source, self._kept = None, ()
 
     def __call__(self, weight: Tensor) -> Memory:
         if torch.is_grad_enabled():
@@ -92,11 +92,28 @@ class Derived:
         if torch.compiler.is_compiling():
             return self._kept or self._compute(weight)
         version = 0 if weight.is_inference() else weight._version
-        made_from = (weight.data_ptr(), version, weight.dtype, weight.device)
-        if made_from != self._made_from:
-            self._kept = self._compute(weight.detach())
-            self._made_from = made_from
+        known = self._source is not None and self._source.data_ptr() == weight.data_ptr()
+        if not known or self._version != version:
+            self._source, self._version = weight.detach(), version
+            self._kept = self._compute(self._source)
         return self._kept
+
+
+class Deriving(nn.Module):
+    """A layer that keeps derived tensors, and drops them where its weights may have changed unseen."""
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - nn.Module's signature
+        self._forget()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - likewise
+        self._forget()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+    def _forget(self) -> None:
+        for kept in vars(self).values():
+            if isinstance(kept, Derived):
+                kept.forget()
 
 
 def _flat(weight: Tensor) -> Tensor:
@@ -146,7 +163,7 @@ def best_form(device: torch.device) -> ConvForm:
     return "conv3d" if fast else "three"
 
 
-class TimeConv(nn.Module):
+class TimeConv(Deriving):
     """Convolution over three frames in time and k x k pixels, of frames that lie in one buffer.
 
     weight [o, i, 3, k, k]; space is padded with zeros to keep its size, time is not padded.
@@ -309,7 +326,7 @@ class FrameAttention(nn.Module):
         return x + self.proj.forward(torch.unflatten(seen, 1, x.shape[2:]).permute(0, 3, 1, 2))
 
 
-class SpaceUp(nn.Conv2d):
+class SpaceUp(Deriving, nn.Conv2d):
     """Nearest x2 in space, then a 3 x 3 convolution that halves the channels, frame by frame."""
 
     def __init__(self, channels: int) -> None:

@@ -1,6 +1,6 @@
 """How a message becomes bytes and back: a canonical JSON manifest, and all tensors in one buffer.
 
-A `Schema` says which fields of a message are tensors and which are enums; the rest are scalars. Canonical means that
+A `Schema` says which fields of a message are tensors, enums or flat records; the rest are scalars. Canonical means that
 one message has one manifest: sorted keys, no spaces, floats in the shortest form that reads back the same (Python's
 own), offsets that follow from the shapes. A reader makes the manifest again and compares. No pickle, and no tensor
 inside a scalar. Knows no lifecycle and no digest.
@@ -36,6 +36,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SCALARS = (bool, int, float, str, type(None))
 
 Scalar = bool | int | float | str | None
+Record = Mapping[str, Scalar]
 Message = TypeVar("Message")
 
 
@@ -57,13 +58,14 @@ Specs = Mapping[str, TensorSpec | None]
 
 @dataclass(frozen=True, slots=True)
 class Schema(Generic[Message]):
-    """A message on the wire. `kind` is a dataclass whose constructor checks its fields; a field in none of the two
-    lists is a scalar. A tensor may be none if `kind` lets it."""
+    """A message on the wire. `kind` is a dataclass whose constructor checks its fields; a field in none of the lists
+    is a scalar. records: fields that are dataclasses of scalars. Any of them may be none if `kind` lets it."""
 
     name: str
     kind: type[Message]
     tensors: tuple[str, ...] = ()
     enums: tuple[tuple[str, type[StrEnum]], ...] = ()
+    records: tuple[tuple[str, type[Any]], ...] = ()
 
     def scalar_names(self) -> list[str]:
         return [field.name for field in fields(self.kind) if field.name not in self.tensors]  # type: ignore[arg-type]
@@ -71,9 +73,9 @@ class Schema(Generic[Message]):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a manifest says: the scalars by field, and every tensor's place or none."""
+    """What a manifest says: scalars and records by field, and every tensor's place or none."""
 
-    scalars: Mapping[str, Scalar]
+    scalars: Mapping[str, Scalar | Record]
     specs: Specs
     payload_bytes: int
 
@@ -90,7 +92,7 @@ def lay_out(tensors: Mapping[str, Tensor | None]) -> tuple[Specs, int]:
 def describe(schema: Schema[Message], message: Message) -> tuple[Manifest, bytes, Mapping[str, Tensor | None]]:
     """A message's manifest, its bytes, and the tensors it speaks of. Raises EnvelopeRefused naming the field."""
     tensors = {name: getattr(message, name) for name in schema.tensors}
-    scalars = {name: _scalar(name, getattr(message, name)) for name in schema.scalar_names()}
+    scalars = {name: _plain(schema, name, getattr(message, name)) for name in schema.scalar_names()}
     specs, payload_bytes = lay_out(tensors)
     return Manifest(scalars, specs, payload_bytes), _canonical(schema, scalars, specs), tensors
 
@@ -124,6 +126,9 @@ def build(schema: Schema[Message], manifest: Manifest, tensors: Mapping[str, Ten
     for name, enum in schema.enums:
         if values[name] is not None:
             values[name] = _enum(name, enum, values[name])
+    for name, record in schema.records:
+        if values[name] is not None:
+            values[name] = record(**values[name])
     return schema.kind(**values, **tensors)
 
 
@@ -144,7 +149,8 @@ def read_manifest(schema: Schema[Any], data: bytes) -> Manifest:
         raise FrameRefused(what, field="message")
     _keys("scalars", content["scalars"], schema.scalar_names())
     _keys("tensors", content["tensors"], schema.tensors)
-    scalars = {name: _scalar(name, value) for name, value in content["scalars"].items()}
+    records = dict(schema.records)
+    scalars = {name: _read_plain(name, records.get(name), value) for name, value in content["scalars"].items()}
     said = {name: _read_spec(name, value) for name, value in content["tensors"].items()}
     specs, payload_bytes = _places(
         {name: None if spec is None else (spec.dtype, spec.shape) for name, spec in said.items()}
@@ -184,6 +190,21 @@ def _scalar(name: str, value: Any) -> Scalar:
     return value  # type: ignore[no-any-return]
 
 
+def _plain(schema: Schema[Any], name: str, value: Any) -> Scalar | Record:
+    """A scalar, or a record's fields."""
+    record = dict(schema.records).get(name)
+    if record is None or value is None:
+        return _scalar(name, value)
+    return {part.name: _scalar(name, getattr(value, part.name)) for part in fields(record)}
+
+
+def _read_plain(name: str, record: type[Any] | None, value: Any) -> Scalar | Record:
+    if record is None or value is None:
+        return _scalar(name, value)
+    _keys(name, value, [part.name for part in fields(record)])
+    return {key: _scalar(name, part) for key, part in value.items()}
+
+
 def _enum(name: str, enum: type[StrEnum], value: Scalar) -> StrEnum:
     known = [member.value for member in enum]
     if value not in known:
@@ -191,7 +212,7 @@ def _enum(name: str, enum: type[StrEnum], value: Scalar) -> StrEnum:
     return enum(value)
 
 
-def _canonical(schema: Schema[Any], scalars: Mapping[str, Scalar], specs: Specs) -> bytes:
+def _canonical(schema: Schema[Any], scalars: Mapping[str, Scalar | Record], specs: Specs) -> bytes:
     tensors = {
         name: spec and {"dtype": _NAMES[spec.dtype], "offset": spec.offset, "shape": list(spec.shape)}
         for name, spec in specs.items()

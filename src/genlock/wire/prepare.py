@@ -1,25 +1,30 @@
-"""From an envelope to bytes that can only fail to be sent, and back: the last place that may throw.
+"""From a message to bytes that can only fail to be sent, and back: the last place that may throw.
 
 Everything that can be wrong with a chunk is found in `prepare` on the sender and in `receive` on the receiver, before
 anybody waits for more. A `Prepared` that is dropped drops its next state, so that it leaves no gap in the ids.
-Knows no connection and no collective.
+Results are prepared and read by the same rules. Knows no connection and no collective.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Generic
 
 import torch
 from torch import Tensor
 
 from genlock.errors import DigestMismatch, EnvelopeRefused, FrameRefused
-from genlock.generator.window import Policy
-from genlock.wire.codec import Manifest, Schema, build, describe, pack, read_manifest, shapes_only, unpack
+from genlock.generator.schedule import TABLE_ROWS
+from genlock.generator.window import Policy, Recache, Regime
+from genlock.wire.codec import Manifest, Message, Schema, build, describe, pack, read_manifest, shapes_only, unpack
 from genlock.wire.digest import embeds_id, tensor_digest
 from genlock.wire.envelope import Envelope
-from genlock.wire.header import Header, open_frame, seal
-from genlock.wire.kinds import Action, Plan, Recache, Regime
+from genlock.wire.header import Header, Stamp, open_frame, seal
+from genlock.wire.kinds import Action, Plan
 from genlock.wire.lifecycle import State, accept, next_stamp
+from genlock.wire.result import Fault, Result
+from genlock.wire.rules import refuse
 
 ENVELOPE = Schema(
     name="envelope",
@@ -27,82 +32,165 @@ ENVELOPE = Schema(
     tensors=("timesteps", "sigmas", "noise", "step_noise", "embeds", "context"),
     enums=(("plan", Plan), ("cache_policy", Policy), ("regime", Regime), ("recache", Recache)),
 )
+RESULT = Schema(name="result", kind=Result, tensors=("latents", "verdicts"), records=(("fault", Fault),))
+FAULT = Schema(name="fault", kind=Fault)
+
+Digest = Callable[[Tensor], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prepared:
-    """A chunk as bytes. frame: header and manifest. payload: uint8 [payload_bytes], all tensors."""
+class Announced(Generic[Message]):
+    """A message whose frame was read and believed. shapes: the message, its tensors without bytes (meta device)."""
 
     header: Header
+    schema: Schema[Message]
+    manifest: Manifest
+    shapes: Message
+
+    def unpack(self, payload: Tensor) -> Message:
+        """The message, its tensors views of `payload` (uint8 [payload_bytes], any device), whose digest is known."""
+        return build(self.schema, self.manifest, unpack(self.manifest.specs, payload))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared(Generic[Message]):
+    """A message as bytes. frame: header and manifest. payload: uint8 [payload_bytes] in host memory, all tensors."""
+
     frame: bytes
     payload: Tensor
-    manifest: Manifest
+    announced: Announced[Message]
 
-    def unpack(self) -> Envelope:
-        """The envelope as every rank will read it, its tensors views of the payload."""
-        return build(ENVELOPE, self.manifest, unpack(self.manifest.specs, self.payload))
+    @property
+    def header(self) -> Header:
+        return self.announced.header
+
+    def unpack(self) -> Message:
+        """The message as every rank will read it: the only source of what phase B reads, on rank 0 too."""
+        return self.announced.unpack(self.payload)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Announced:
-    """A frame that was read and agreed to, its payload still to come. state: the receiver's, once it accepts."""
+class Received:
+    """A frame that follows from the receiver's state. state: the receiver's, once it says that it accepts.
+    chunk: of INFER, its payload still to come. fault: of ERROR."""
 
     header: Header
-    manifest: Manifest
     state: State
+    chunk: Announced[Envelope] | None = None
+    fault: Fault | None = None
 
 
-def prepare(envelope: Envelope, state: State) -> tuple[Prepared, State]:
+def prepare(envelope: Envelope, state: State, *, digest: Digest = tensor_digest) -> tuple[Prepared[Envelope], State]:
     """The bytes of the next chunk and the sender's state once they are sent.
 
     Raises EnvelopeRefused for a field that breaks its rule, OutOfStep for one that does not follow from `state`,
-    FrameRefused if what was written does not read back. Nothing has changed then.
+    CacheRefused for a chunk the cache cannot hold, FrameRefused if what was written does not read back. Nothing has
+    changed then.
     """
     envelope = replace(envelope)  # the constructor's checks again: a frozen value's tensors may have been resized
-    _check_lies_ready(envelope)
-    if embeds_id(envelope.embeds) != envelope.embeds_id:
-        raise EnvelopeRefused("embeds_id is not the digest of embeds", field="embeds_id")
+    _check_host(ENVELOPE, envelope)
+    _check_contents(envelope)
     stamp = next_stamp(state, Action.INFER, reset_kv=envelope.reset_kv)
     next_state = accept(state, stamp, envelope)
-    manifest, data, tensors = describe(ENVELOPE, envelope)
-    payload = pack(manifest.specs, manifest.payload_bytes, tensors)
-    header, frame = seal(stamp, data, payload_bytes=manifest.payload_bytes, payload_digest=tensor_digest(payload))
-    if read_manifest(ENVELOPE, data) != manifest:
-        raise FrameRefused("the manifest does not read back as it was written", field="manifest")
-    return Prepared(header=header, frame=frame, payload=payload, manifest=manifest), next_state
+    return _prepare(ENVELOPE, envelope, stamp, digest), next_state
 
 
-def receive(frame: bytes, state: State) -> Announced:
+def prepare_notice(action: Action, state: State, *, fault: Fault | None = None) -> tuple[bytes, State]:
+    """The frame of a NOOP, a SHUTDOWN or an ERROR, and the sender's state once it is sent. `fault`: of an ERROR."""
+    if action not in (Action.NOOP, Action.SHUTDOWN, Action.ERROR) or (fault is not None) != (action is Action.ERROR):
+        raise FrameRefused(f"action is {action.name}, {'with' if fault else 'without'} a fault", field="action")
+    stamp = next_stamp(state, action)
+    manifest = b"" if fault is None else describe(FAULT, fault)[1]
+    return seal(stamp, manifest)[1], accept(state, stamp, None)
+
+
+def prepare_result(result: Result, *, plan: Plan, digest: Digest = tensor_digest) -> Prepared[Result]:
+    """The bytes of an answer. Raises EnvelopeRefused for a field that breaks its rule."""
+    result = replace(result)
+    _check_host(RESULT, result)
+    stamp = Stamp(
+        action=Action.RESULT,
+        plan=plan,
+        call_id=result.call_id,
+        chunk_index=result.chunk_index,
+        cache_epoch=result.cache_epoch,
+    )
+    return _prepare(RESULT, result, stamp, digest)
+
+
+def receive(frame: bytes, state: State) -> Received:
     """A receiver's checks before it allocates anything: digest, schema, arithmetic, its own lifecycle.
 
-    Raises FrameRefused, DigestMismatch, EnvelopeRefused or OutOfStep, each naming the field. `state` is not changed:
-    the new one takes its place when the receiver says that it accepts.
+    Raises FrameRefused, DigestMismatch, EnvelopeRefused, OutOfStep or CacheRefused, each naming the field. `state` is
+    not changed: the new one takes its place when the receiver says that it accepts.
     """
     header, data = open_frame(frame)
-    if header.action is not Action.INFER:
-        raise FrameRefused(f"action is {header.action.name}, expected INFER", field="action")
-    manifest = read_manifest(ENVELOPE, data)
-    if manifest.payload_bytes != header.payload_bytes:
-        what = f"payload_bytes is {header.payload_bytes}, the manifest's tensors take {manifest.payload_bytes}"
-        raise FrameRefused(what, field="payload_bytes")
-    envelope = build(ENVELOPE, manifest, shapes_only(manifest.specs))
-    return Announced(header=header, manifest=manifest, state=accept(state, header, envelope))
+    if header.action is Action.INFER:
+        chunk = _announced(ENVELOPE, header, data)
+        return Received(header=header, state=accept(state, header, chunk.shapes), chunk=chunk)
+    if header.payload_bytes or (data and header.action is not Action.ERROR):
+        raise FrameRefused(f"a {header.action.name} frame with more than its header", field="action")
+    fault = build(FAULT, read_manifest(FAULT, data), {}) if data else None
+    return Received(header=header, state=accept(state, header, None), fault=fault)
 
 
-def check_payload(announced: Announced, payload: Tensor) -> Envelope:
-    """The envelope, from a payload in host memory. Raises DigestMismatch for changed bytes."""
+def receive_result(frame: bytes) -> Announced[Result]:
+    """An answer whose payload is still to come; whether it is the one waited for: `lifecycle.deliverable`."""
+    header, data = open_frame(frame)
+    if header.action is not Action.RESULT:
+        raise FrameRefused(f"action is {header.action.name}, expected RESULT", field="action")
+    answer = _announced(RESULT, header, data)
+    for name in ("call_id", "chunk_index", "cache_epoch"):
+        if getattr(answer.shapes, name) != getattr(header, name):
+            raise refuse(name, getattr(answer.shapes, name), f"the header says {getattr(header, name)}")
+    return answer
+
+
+def check_payload(announced: Announced[Message], payload: Tensor) -> Message:
+    """The message, from a payload in host memory. Raises DigestMismatch for changed bytes, EnvelopeRefused for
+    contents that break a rule only they can show."""
     if payload.dtype is not torch.uint8 or payload.shape != (announced.header.payload_bytes,):
         raise DigestMismatch("the payload has another size than was announced", field="payload_bytes")
     if tensor_digest(payload) != announced.header.payload_digest:
-        raise DigestMismatch("the payload is not the bytes that were announced", field="payload")
-    envelope = build(ENVELOPE, announced.manifest, unpack(announced.manifest.specs, payload))
+        raise DigestMismatch("the payload is not the bytes that were announced", field="payload_digest")
+    message = announced.unpack(payload)
+    if isinstance(message, Envelope):
+        _check_contents(message)
+    return message
+
+
+def _prepare(schema: Schema[Message], message: Message, stamp: Stamp, digest: Digest) -> Prepared[Message]:
+    """Pack, digest, and read back what was written."""
+    manifest, data, tensors = describe(schema, message)
+    payload = pack(manifest.specs, manifest.payload_bytes, tensors)
+    header, frame = seal(stamp, data, payload_bytes=manifest.payload_bytes, payload_digest=digest(payload))
+    announced = _announced(schema, header, data)
+    if announced.manifest != manifest:
+        raise FrameRefused("the manifest does not read back as it was written", field="manifest")
+    return Prepared(frame=frame, payload=payload, announced=announced)
+
+
+def _announced(schema: Schema[Message], header: Header, data: bytes) -> Announced[Message]:
+    manifest = read_manifest(schema, data)
+    if manifest.payload_bytes != header.payload_bytes:
+        what = f"payload_bytes is {header.payload_bytes}, the manifest's tensors take {manifest.payload_bytes}"
+        raise FrameRefused(what, field="payload_bytes")
+    shapes = build(schema, manifest, shapes_only(manifest.specs))
+    return Announced(header=header, schema=schema, manifest=manifest, shapes=shapes)
+
+
+def _check_host(schema: Schema[Message], message: Message) -> None:
+    """A copy from a device would be a wait that nobody sees: the maker of the message makes it."""
+    for name in schema.tensors:
+        tensor = getattr(message, name)
+        if tensor is not None and tensor.device.type != "cpu":
+            raise refuse(name, f"on {tensor.device}", "must be in host memory")
+
+
+def _check_contents(envelope: Envelope) -> None:
+    """What shapes cannot show: the schedule's values, and that embeds_id is the digest of embeds."""
+    for name, values, most in (("timesteps", envelope.timesteps, float(TABLE_ROWS)), ("sigmas", envelope.sigmas, 1.0)):
+        if not bool(((values >= 0.0) & (values <= most)).all()):
+            raise refuse(name, values.tolist(), f"must lie in 0..{most}")
     if embeds_id(envelope.embeds) != envelope.embeds_id:
-        raise EnvelopeRefused("embeds_id is not the digest of embeds", field="embeds_id")
-    return envelope
-
-
-def _check_lies_ready(envelope: Envelope) -> None:
-    for name in ENVELOPE.tensors:
-        tensor = getattr(envelope, name)
-        if tensor is not None and (not tensor.is_contiguous() or tensor.device.type != "cpu"):
-            raise EnvelopeRefused(f"{name} must be contiguous and in host memory", field=name)
+        raise EnvelopeRefused(f"embeds_id is {envelope.embeds_id}: not the digest of embeds", field="embeds_id")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SHEET_PICTURES = 12
 SHEET_COLUMNS = 4
+KEPT_PER_PICTURE = 4  # the length is known only about: more are kept than shown, and the shown are chosen at the end
 SAME_TIME_S = 1e-6
 
 
@@ -68,8 +69,11 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
         moments = Moments(order.seconds, fps)
         with VideoWriter(order.out, session.width, session.height, fps) as video, progress(order.seconds) as advance:
             for chunk in session.stream(seconds=order.seconds):
+                made_s = surroundings.clock()
                 video.write(chunk.frames)
-                pace.marks.append(Mark(frames=len(chunk.frames), done_s=surroundings.clock(), timings=chunk.timings))
+                done_s = surroundings.clock()
+                timings = {**chunk.timings, "mp4": done_s - made_s}
+                pace.marks.append(Mark(frames=len(chunk.frames), done_s=done_s, timings=timings))
                 moments.keep(chunk.frames, chunk.start_frame)
                 advance(len(chunk.frames) / fps)
                 for note in chunk.notes:
@@ -112,21 +116,29 @@ class Moments:
 
     def __init__(self, seconds: float, fps: float) -> None:
         self.fps = fps
-        self.pictures: list[tuple[int, Tensor]] = []
-        self._every = max(1, int(seconds * fps) // SHEET_PICTURES)
+        self._kept: list[tuple[int, Tensor]] = []
+        self._every = max(1, int(seconds * fps) // (SHEET_PICTURES * KEPT_PER_PICTURE))
 
     def keep(self, frames: Tensor, start_frame: int) -> None:
         """frames: uint8 [T, height, width, 3], the first of them number `start_frame` of the video."""
-        for number, frame in enumerate(frames, start=start_frame):
-            wanted = len(self.pictures) * self._every + self._every // 2
-            if number == wanted and len(self.pictures) < SHEET_PICTURES:
-                self.pictures.append((number, frame.clone()))
+        first = -start_frame % self._every
+        self._kept += [
+            (start_frame + number, frames[number].clone()) for number in range(first, len(frames), self._every)
+        ]
+
+    @property
+    def pictures(self) -> list[tuple[int, Tensor]]:
+        """At most SHEET_PICTURES frames with their numbers, the first and the last of what was kept among them."""
+        count = min(SHEET_PICTURES, len(self._kept))
+        last = len(self._kept) - 1
+        return [self._kept[round(index * last / max(1, count - 1))] for index in range(count)]
 
     def write(self, path: Path) -> None:
         from genlock.media.video import contact_sheet
 
-        captions = [f"{number / self.fps:.1f} s, frame {number}" for number, _ in self.pictures]
-        contact_sheet(path, [frame for _, frame in self.pictures], columns=SHEET_COLUMNS, captions=captions)
+        pictures = self.pictures
+        captions = [f"{number / self.fps:.1f} s, frame {number}" for number, _ in pictures]
+        contact_sheet(path, [frame for _, frame in pictures], columns=SHEET_COLUMNS, captions=captions)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import click
 
 from genlock.cli._asks import timeline_of_file, timeline_of_flags
 from genlock.cli._delivery import Order, deliver
+from genlock.cli._flags import asking_flags, model_flag, seed_flag
 from genlock.cli.main import Surroundings
 from genlock.errors import InputOutputError, UsageError
 from genlock.settings import Settings, from_environment, options
@@ -23,41 +24,7 @@ A_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option(
-    "--prompt",
-    "prompts",
-    multiple=True,
-    metavar="TEXT",
-    help="What to show. Several change the picture while the stream runs, each with its --at. "
-    'Example: --prompt "a red boat on the sea at noon".',
-)
-@click.option(
-    "--at",
-    "at_s",
-    type=float,
-    multiple=True,
-    metavar="SECONDS",
-    help="When a prompt after the first comes in, in seconds of video: one for each, in the same order. Rounded up to "
-    "the start of a chunk, and said. Example: --at 4.",
-)
-@click.option(
-    "--transition",
-    "transition_s",
-    type=float,
-    default=0.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long a change of prompt takes; 0 changes at once. Example: --transition 1.5.",
-)
-@click.option(
-    "--cut-at",
-    "cuts_at_s",
-    type=float,
-    multiple=True,
-    metavar="SECONDS",
-    help="A hard cut: forget the past and start afresh with the prompt of that moment. Rounded up like --at. "
-    "Example: --cut-at 8.",
-)
+@asking_flags
 @click.option(
     "--timeline",
     "timeline_file",
@@ -88,14 +55,7 @@ A_PATH = click.Path(path_type=Path)
     metavar="SECONDS",
     help="Length of the video, rounded up to whole chunks. Example: --seconds 20.",
 )
-@click.option(
-    "--seed",
-    type=int,
-    default=42,
-    show_default=True,
-    metavar="NUMBER",
-    help="Start of all randomness: the same seed, flags and machine give the same frames. Example: --seed 7.",
-)
+@seed_flag
 @click.option(
     "--out",
     type=A_PATH,
@@ -109,11 +69,7 @@ A_PATH = click.Path(path_type=Path)
     help="Also write a contact sheet, 12 moments of the video on one picture. Default: none. "
     "Example: --sheet video.png.",
 )
-@click.option(
-    "--model",
-    metavar="NAME|PATH",
-    help="A preset's name or a checkpoint. Default: GENLOCK_MODEL, else bundled. Example: --model bundled.",
-)
+@model_flag
 @click.option(
     "--device",
     type=click.Choice(CHOICES["device"]),

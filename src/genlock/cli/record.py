@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from genlock.cli._asks import timeline_of_flags
+from genlock.cli._flags import asking_flags, model_flag, seed_flag
 from genlock.cli.main import Surroundings
 from genlock.errors import UsageError
 from genlock.settings import from_environment
@@ -14,27 +15,28 @@ from genlock.settings import from_environment
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to show, as in `genlock generate`.")
-@click.option("--at", "at_s", type=float, multiple=True, metavar="SECONDS", help="When a later prompt comes in.")
+@asking_flags
 @click.option(
-    "--transition",
-    "transition_s",
+    "--seconds",
     type=float,
-    default=0.0,
+    default=6.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long a change of prompt takes. Example: --transition 1.5.",
+    help="Length of the stream, rounded up to whole chunks. Example: --seconds 4.",
 )
-@click.option("--cut-at", "cuts_at_s", type=float, multiple=True, metavar="SECONDS", help="A hard cut.")
-@click.option("--seconds", type=float, default=6.0, show_default=True, metavar="SECONDS", help="Length of the stream.")
-@click.option("--seed", type=int, default=42, show_default=True, metavar="NUMBER", help="Start of all randomness.")
-@click.option("--model", metavar="NAME|PATH", help="The model. Default: GENLOCK_MODEL, else the bundled one.")
+@seed_flag
+@model_flag
 @click.option(
-    "--case", default="session", show_default=True, metavar="NAME", help="The recording's name in its folder."
+    "--case",
+    default="session",
+    show_default=True,
+    metavar="NAME",
+    help="The recording's name in its folder. Example: --case sunset.",
 )
 @click.pass_obj
 def command(
     surroundings: Surroundings,
+    /,
     folder: Path,
     prompts: tuple[str, ...],
     at_s: tuple[float, ...],

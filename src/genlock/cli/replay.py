@@ -11,14 +11,20 @@ from genlock.errors import ReplayFailed
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--case", "names", multiple=True, metavar="NAME", help="Only this case; may be given several times.")
+@click.option(
+    "--case",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this case; may be given several times. Default: every case. Example: --case recompute.",
+)
 @click.option(
     "--feed",
     type=click.Choice(["envelope", "session"]),
     default="envelope",
     show_default=True,
     help="What is fed: whole envelopes with recorded contexts, or only causes, so that the session's own timeline, "
-    "anchors and contexts are tested.",
+    "anchors and contexts are tested. Example: --feed session.",
 )
 @click.option(
     "--tolerance",
@@ -29,7 +35,11 @@ from genlock.errors import ReplayFailed
     help="Largest absolute error that passes. Example: --tolerance 1e-4.",
 )
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run, in float32."
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where to run, in float32. Example: --device cuda.",
 )
 def command(folder: Path, names: tuple[str, ...], feed: str, tolerance: float, device: str) -> None:
     """Run a recording again and print the largest error of each chunk: latents, keys, values, contexts, pixels.

@@ -225,7 +225,11 @@ def open(
             warped=used.warped,
             regime=chosen,
             fps=float(used.fps),
-            controls=Controls(seed=seed, strength=strength or DEFAULT_STRENGTH, attention_bias=used.attention_bias),
+            controls=Controls(
+                seed=seed,
+                strength=DEFAULT_STRENGTH if strength is None else strength,
+                attention_bias=used.attention_bias,
+            ),
             pad_sink=used.pad_sink,
         ),
         Sources(

@@ -26,6 +26,7 @@ OPTIONS = {"crf": "17", "preset": "veryfast"}
 CONTAINER = {"movflags": "+faststart"}
 CAPTION_ROWS = 14  # pixels under a picture
 MARGIN = 4
+SAME_TIME_S = 1e-6
 BACKGROUND, INK = (18, 18, 18), (230, 230, 230)
 
 
@@ -92,18 +93,21 @@ def read_video(path: Path, *, height: int, width: int, fps: float) -> Iterator[T
 def _resampled(
     container: av.container.InputContainer, fps: float, height: int, width: int, *, where: str
 ) -> Iterator[Tensor]:
-    delivered, began, held = 0, None, None
+    delivered, seconds = 0, 0.0
+    began: float | None = None
+    held: Tensor | None = None
     for frame in container.decode(video=0):
         seconds = float(frame.time or 0.0)
         began = seconds if began is None else began
-        while held is not None and delivered / fps < seconds - began - 1e-6:
+        while held is not None and delivered / fps < seconds - began - SAME_TIME_S:
             yield held
             delivered += 1
         rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
         held = torch.from_numpy(rgb.to_ndarray())
-    if held is None:
+    if held is None or began is None:
         raise VideoUnreadable("holds no frame", where=where)
-    yield held
+    if delivered / fps <= seconds - began + SAME_TIME_S:
+        yield held
 
 
 def contact_sheet(path: Path, frames: Sequence[Tensor], *, columns: int, captions: Sequence[str] = ()) -> None:

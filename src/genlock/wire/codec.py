@@ -99,11 +99,14 @@ def describe(schema: Schema[Message], message: Message) -> tuple[Manifest, bytes
 
 def pack(specs: Specs, payload_bytes: int, tensors: Mapping[str, Tensor | None]) -> Tensor:
     """All tensors in one uint8 buffer in host memory; the gaps are zero."""
-    payload = torch.zeros(payload_bytes, dtype=torch.uint8)
-    for name, view in unpack(specs, payload).items():
+    payload = torch.empty(payload_bytes, dtype=torch.uint8)
+    end = 0
+    for name, spec in specs.items():  # in the order of their offsets
         tensor = tensors[name]
-        if view is not None and tensor is not None:
-            view.copy_(tensor.detach())
+        if spec is not None and tensor is not None:
+            payload[end : spec.offset].zero_()
+            _view(spec, payload).copy_(tensor.detach())
+            end = spec.offset + spec.size
     return payload
 
 

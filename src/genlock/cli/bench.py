@@ -1,0 +1,58 @@
+"""`genlock bench`: what this machine delivers, in plain words and as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from genlock.settings import from_environment
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Measure this machine. Without a suite, all of them run.
+
+    \b
+    Example:
+      genlock bench end-to-end --seconds 20 --json out/bench.json
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(end_to_end)
+
+
+@command.command("end-to-end")
+@click.option(
+    "--seconds",
+    type=float,
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to count, in seconds of this machine's time, after two chunks of warm-up.",
+)
+@click.option(
+    "--prompt", default="a red balloon over the sea at noon", show_default=True, metavar="TEXT", help="What to show."
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Also write all figures there."
+)
+def end_to_end(
+    seconds: float = 20.0, prompt: str = "a red balloon over the sea at noon", json_file: Path | None = None
+) -> None:
+    """Frames delivered a second, from noise to frames in an mp4."""
+    from genlock.bench.end_to_end import as_json
+    from genlock.bench.end_to_end import end_to_end as run
+
+    result = run(from_environment(), prompt=prompt, seconds=seconds)
+    click.echo(
+        f"{result.frames_per_s:.1f} delivered frames/s at {result.size}, {result.steps} steps, {result.regime} "
+        f"({result.frames_counted} frames in {result.seconds_counted:.1f} s, mp4 written, {result.threads} threads)"
+    )
+    typical, least, most = result.chunk_ms
+    click.echo(f"a chunk: median {typical:.0f} ms, least {least:.0f}, most {most:.0f}")
+    click.echo("where it goes: " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.phase_ms.items()))
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_json(result, " ".join(sys.argv)), indent=1) + "\n")

@@ -26,8 +26,8 @@ def test_a_public_name_is_there_and_says_what_it_is(name: str) -> None:
 
 
 def test_another_name_is_refused_as_any_module_does() -> None:
-    with pytest.raises(AttributeError, match="module 'genlock' has no attribute 'opne'"):
-        _ = genlock.opne
+    with pytest.raises(AttributeError, match="module 'genlock' has no attribute 'opened'"):
+        _ = genlock.opened
 
 
 def test_every_public_method_of_a_session_is_documented() -> None:

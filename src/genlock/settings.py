@@ -55,7 +55,7 @@ class Settings:
 
     model: str = _option(
         default="bundled",
-        doc="the model to run: a preset's name, or the path of a checkpoint",
+        doc="the model to run: `bundled`, or the path of a model folder",
         parity=Parity.ALL_RANKS,
         unit="name or path",
     )

@@ -49,7 +49,7 @@ def test_the_summary_counts_in_plain_words(desk, tmp_path: Path) -> None:
     # half a second a chunk, 12 frames a chunk: 24 frames/s
     assert "steady state: 24.0 delivered frames/s, 1.50 times the 16 it plays at (chunks 3 to 5; " in out
     assert "the first frames came after 0.5 s" in out
-    assert "a chunk's time, median: generator 300 ms, decode 200 ms" in out
+    assert "a chunk's time, median: generator 300 ms, decode 200 ms, mp4 0 ms" in out
 
 
 def test_a_stream_of_one_chunk_has_no_steady_state(desk, tmp_path: Path) -> None:
@@ -110,6 +110,14 @@ def test_a_timeline_file_is_served(desk, tmp_path: Path) -> None:
         (["--prompt", "a", "--prompt", "b", "--at", "nan", "--out", "v.mp4"], 3, "GL-TIME-01: time nan s"),
         (["--prompt", "a", "--transition", "-1", "--out", "v.mp4"], 3, "GL-TIME-01: a transition of -1.0"),
         (["--prompt", "a", "--strength", "0.5", "--out", "v.mp4"], 2, "--strength: nothing to change; add --input"),
+        (
+            ["--prompt", "a", "--input", "no.mp4", "--strength", "0", "--out", "v.mp4"],
+            2,
+            "0.0 is not in the range 0<x<=1",
+        ),
+        (["--prompt", "a", "--input", "no.mp4", "--out", "v.mp4"], 5, "GL-IO-02: no.mp4: there is no such file"),
+        (["--prompt", "a", "--height", "0", "--out", "v.mp4"], 2, "'--height': 0 is not in the range x>=1"),
+        (["--prompt", "a", "--seed", "-1", "--out", "v.mp4"], 2, "'--seed': -1 is not in the range"),
         (["--prompt", "a", "--seconds", "0", "--out", "v.mp4"], 2, "--seconds: a video of 0 seconds"),
         (["--prompt", "a", "--seconds", "inf", "--out", "v.mp4"], 2, "--seconds: a video of inf seconds"),
         (["--prompt", "a", "--out", "nowhere/v.mp4"], 5, "nowhere: there is no such folder; make the folder first"),

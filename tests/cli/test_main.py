@@ -42,7 +42,7 @@ def test_every_flag_says_what_by_default_and_an_example(name: str) -> None:
 
 
 def test_a_command_that_is_not_there_is_named(desk) -> None:
-    assert desk.refuses("genereate") == (2, "GL-USE-01: No such command 'genereate'; see `genlock --help`")
+    assert desk.refuses("imagine") == (2, "GL-USE-01: No such command 'imagine'; see `genlock --help`")
 
 
 def test_the_version_is_the_packages(desk) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 Command = Callable[..., Any]
+LARGEST_SEED = 2**53  # as in a timeline
 
 _ASKING = (
     click.option(
@@ -24,8 +25,8 @@ _ASKING = (
         type=float,
         multiple=True,
         metavar="SECONDS",
-        help="When a prompt after the first comes in, in seconds of video: one for each, in the same order. Rounded up to "
-        "the start of a chunk, and said. Example: --at 4.",
+        help="When a prompt after the first comes in, in seconds of video: one for each, in the same order. Rounded up "
+        "to the start of a chunk, and said. Example: --at 4.",
     ),
     click.option(
         "--transition",
@@ -49,7 +50,7 @@ _ASKING = (
 
 seed_flag = click.option(
     "--seed",
-    type=int,
+    type=click.IntRange(0, LARGEST_SEED),
     default=42,
     show_default=True,
     metavar="NUMBER",
@@ -59,7 +60,8 @@ seed_flag = click.option(
 model_flag = click.option(
     "--model",
     metavar="NAME|PATH",
-    help="A preset's name or a checkpoint. Default: GENLOCK_MODEL, else bundled. Example: --model bundled.",
+    help="The bundled model, or the folder of another. Default: GENLOCK_MODEL, else bundled. "
+    "Example: --model models/krea-14b.",
 )
 
 

@@ -13,7 +13,7 @@ from genlock.cli._asks import timeline_of_file, timeline_of_flags
 from genlock.cli._delivery import Order, deliver
 from genlock.cli._flags import asking_flags, model_flag, seed_flag
 from genlock.cli.main import Surroundings
-from genlock.errors import InputOutputError, UsageError
+from genlock.errors import InputOutputError, UsageError, VideoUnreadable
 from genlock.settings import Settings, from_environment, options
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ A_PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--strength",
-    type=float,
+    type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
     help="How far the input video is changed, above 0 and at most 1. Default: the model's own. "
     "Example: --strength 0.7.",
@@ -84,19 +84,19 @@ A_PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--height",
-    type=int,
+    type=click.IntRange(min=1),
     metavar="PIXELS",
     help="Height of the picture, a multiple of 16. Default: the model's own. Example: --height 128.",
 )
 @click.option(
     "--width",
-    type=int,
+    type=click.IntRange(min=1),
     metavar="PIXELS",
     help="Width of the picture, a multiple of 16. Default: the model's own. Example: --width 192.",
 )
 @click.option(
     "--steps",
-    type=int,
+    type=click.IntRange(min=1),
     metavar="NUMBER",
     help="Denoising steps of a chunk. Default: the model's own. Example: --steps 4.",
 )
@@ -137,11 +137,13 @@ def command(
 def check(
     *, out: Path | None, sheet: Path | None, seconds: float, strength: float | None, input_video: Path | None, **_: Any
 ) -> None:
-    """Refuses, before minutes of work, what cannot end well. Raises UsageError or InputOutputError."""
+    """Refuses, before minutes of work, what cannot end well. Raises UsageError, InputOutputError."""
     if out is None:
         raise UsageError("no file to write", where="--out", remedy="add --out video.mp4")
     if strength is not None and input_video is None:
         raise UsageError("nothing to change", where="--strength", remedy="add --input VIDEO")
+    if input_video is not None and not input_video.is_file():
+        raise VideoUnreadable("there is no such file", where=str(input_video))
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"a video of {seconds:g} seconds", where="--seconds", remedy="give more than 0")
     for path in (out, sheet):

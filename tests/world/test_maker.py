@@ -22,6 +22,7 @@ from tools.world.takes import Words, draw_takes, first_pixel, take_of, unsaid
 
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.window import Held, recompute_policy, span_of_chunk, span_of_recompute
+from genlock.media.text import TextEncoder
 
 SECONDS = 2.5
 CPU = torch.device("cpu")
@@ -184,6 +185,18 @@ def test_full_captions_leave_nothing_open():
     assert len(told) > len(words.combos)
     open_ = [seed for seed in range(300) if unsaid(combo, seed, FIRST_WORLD)]
     assert 0 < len(open_) < 150
+
+
+def test_prompts_are_embedded_as_at_run_time():
+    torch.manual_seed(2)
+    words = Words(FIRST_WORLD, phrasings=1, text_len=SMOKE.shape.text_len, seed=3, device=CPU)
+    text = weights.new_text(SMOKE.shape, words.vocabulary).eval()
+    encoder = TextEncoder(text, words.tokenizer, max_tokens=SMOKE.shape.text_len)
+    rows = weights.embed(text, words.plain[:3])
+    for combo, embedded in zip(words.combos, rows, strict=False):
+        expected = encoder.encode(words.said(combo))
+        torch.testing.assert_close(embedded[: len(expected)], expected)
+        assert not embedded[len(expected) :].any()
 
 
 def test_schedule_and_average():

@@ -89,7 +89,10 @@ def new_text(shape: ModelShape, vocabulary: int) -> nn.Module:
 def embed(text: nn.Module, ids: Tensor) -> Tensor:
     """Embeddings [B, L, D] of padded token ids [B, L]; rows after the end mark are zero, as at run time."""
     mask = ids != 0
-    hidden: Tensor = text(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    # A mask that is already additive: making it from a row of ones reads the device back in every step.
+    hidden_keys = torch.zeros(mask.shape, device=ids.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+    additive = hidden_keys[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
+    hidden: Tensor = text(input_ids=ids, attention_mask=additive).last_hidden_state
     return hidden.float() * mask[..., None]
 
 

@@ -65,6 +65,7 @@ def test_every_stage_runs_and_hands_over(made):
     student = weights.read(made / weights.STUDENT)["modules"]["generator"]
     torch.testing.assert_close(generator.head.head.weight, student["head.head.weight"].float())
     assert vae.config.std != (1.0,) * 16
+    assert weights.fitted(replace(SMOKE.shape, ffn=8), made) == SMOKE.shape
     assert text.encode("a red balloon over the sea").shape[1] == SMOKE.shape.text_dim
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from . import export, train_student, train_teacher, train_vae
+from . import export, train_student, train_teacher, train_vae, weights
 from .config import PRESETS
 from .loop import Log
 from .scene import FIRST_WORLD, FULL_WORLD
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     preset, world = PRESETS[options.preset], WORLDS[options.world]
     for stage in [*STAGES, "export"] if options.stage == "all" else [options.stage]:
         begun = time.monotonic()
+        preset = replace(preset, shape=weights.fitted(preset.shape, options.out))
         log = Log(options.out / "log.jsonl", stage)
         try:
             if stage == "export":

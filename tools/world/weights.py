@@ -82,6 +82,15 @@ def new_generator(shape: ModelShape) -> Generator:
     return generator
 
 
+def fitted(shape: ModelShape, out: Path) -> ModelShape:
+    """The shape with the feed-forward width of weights that are already in the folder, where there are any."""
+    for name in (TEACHER, STUDENT):
+        if (out / name).exists():
+            inner = read(out / name)["modules"]["generator"]["blocks.0.ffn.0.weight"].shape[0]
+            return replace(shape, ffn=inner)
+    return shape
+
+
 def new_text(shape: ModelShape, vocabulary: int) -> nn.Module:
     return small_umt5(vocabulary, dim=shape.text_dim, num_layers=shape.text_layers, head_dim=shape.text_dim // 4)
 

@@ -242,8 +242,8 @@ def _read_spec(name: str, value: Any) -> TensorSpec | None:
     dtype, offset, shape = value["dtype"], value["offset"], value["shape"]
     if type(dtype) is not str or dtype not in DTYPES:
         raise FrameRefused(f"{name}: dtype is {dtype!r:.40}, known here: {', '.join(DTYPES)}", field=name)
-    sizes_fit = type(shape) is list and len(shape) <= MAX_DIMS
-    if not sizes_fit or any(type(size) is not int or not 0 <= size <= MAX_PAYLOAD_BYTES for size in shape):
+    plain = type(shape) is list and len(shape) <= MAX_DIMS and all(type(size) is int and size >= 0 for size in shape)
+    if not plain or math.prod(max(size, 1) for size in shape) > MAX_PAYLOAD_BYTES:
         raise FrameRefused(f"{name}: shape is {shape!r:.60}", field=name)
     if type(offset) is not int:
         raise FrameRefused(f"{name}: offset is {offset!r:.40}", field=name)

@@ -188,11 +188,12 @@ def _check_passes(e: Envelope) -> None:
 
 
 def _check_context_size(e: Envelope) -> None:
-    """k, where start_frame and window_frames say it too. (Of a switch `lifecycle` knows it.)"""
-    if e.do_recompute and e.context is not None:
-        agree("k", [("window_frames", e.window_frames), ("context", e.context.shape[0])], prior=e.start_frame)
+    """k of a recompute pass or a re-base, where window_frames says it too and start_frame breaks a tie.
+
+    What only the stream's past can tell (k of a switch, start_frame of a re-base) is left to `lifecycle`.
+    """
+    if e.context is None or not (e.do_recompute or e.recache is Recache.REBASE):
+        return
+    agree("k", [("window_frames", e.window_frames), ("context", e.context.shape[0])], prior=e.start_frame)
     if e.do_recompute and e.start_frame > e.window_frames:
         raise refuse("start_frame", e.start_frame, f"lies beyond the {e.window_frames} frames of the context")
-    if e.recache is Recache.REBASE and e.context is not None:
-        sizes = [("window_frames", e.window_frames), ("context", e.context.shape[0])]
-        agree("k", [*sizes, ("start_frame", e.start_frame)])

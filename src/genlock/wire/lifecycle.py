@@ -244,7 +244,7 @@ def _recache(state: State, num_frames: int, *, changed: bool, rebase: bool) -> R
     if rebase:
         possible = state.policy.policy is Policy.ROLLING and state.policy.rope is Rope.ABSOLUTE
         if not (state.warm and possible):
-            raise OutOfStep(f"a re-base is not due at position {state.rope_start}", field="recache")
+            raise OutOfStep(f"recache is rebase, which is not due at position {state.rope_start}", field="recache")
         return Recache.REBASE
     return Recache.SWITCH if changed and state.policy.recache_on_prompt else None
 

@@ -1,0 +1,23 @@
+"""How hard property tests try. `desk` (default): the same few examples every time. `night`: many, drawn afresh.
+
+Choose by `--hypothesis-profile=night` or HYPOTHESIS_PROFILE=night; a failure at night prints what replays it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "desk", max_examples=60, stateful_step_count=30, derandomize=True, deadline=None, print_blob=True
+)
+settings.register_profile(
+    "night",
+    max_examples=2000,
+    stateful_step_count=100,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "desk"))

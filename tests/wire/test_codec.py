@@ -40,7 +40,8 @@ from genlock.wire.header import (
 )
 from genlock.wire.kinds import Action
 from genlock.wire.lifecycle import State, next_stamp
-from genlock.wire.prepare import ENVELOPE, check_payload, prepare, prepare_notice, receive
+from genlock.wire.prepare import ENVELOPE, FAULT, check_payload, prepare, prepare_notice, receive
+from genlock.wire.result import Fault
 
 CASE = CASES["steady"]
 
@@ -151,6 +152,7 @@ MANIFESTS = [
     (at("tensors", "noise"), "shape", "3", "noise"),
     (at("tensors", "noise"), "offset", 0, "noise"),
     (at("tensors", "noise"), "offset", None, "noise"),
+    (at("tensors", "context"), "offset", 0.0, "context"),
     (at("tensors", "noise"), "stride", [1], "stride"),
     (at("tensors", "noise"), "shape", ..., "shape"),
 ]
@@ -185,7 +187,6 @@ def read(data: bytes) -> Envelope:
         b"[" * 50_000,
         b'{"message":NaN}',
         b'{"message":1e999}',
-        b" " * (MAX_MANIFEST_BYTES + 1),
         b'{"a":' + b"9" * 5000 + b"}",
     ],
 )
@@ -193,6 +194,21 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(FrameRefused) as refusal:
         read_manifest(ENVELOPE, data)
     assert refusal.value.field == "manifest"
+
+
+def test_a_manifest_beyond_the_limit_is_not_even_parsed() -> None:
+    with pytest.raises(FrameRefused, match="the most is"):
+        read_manifest(ENVELOPE, canonical({"a": "x" * MAX_MANIFEST_BYTES}))
+
+
+def test_what_was_written_is_read_back_before_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defective(schema: Schema[Any], message: Any) -> Any:
+        manifest, data, sent = describe(schema, message)
+        return manifest, data.replace(b'"seed":3', b'"seed":4'), sent
+
+    monkeypatch.setattr("genlock.wire.prepare.describe", defective)
+    with pytest.raises(FrameRefused, match="does not read back"):
+        prepare(CASE.envelope, CASE.state)
 
 
 def test_one_message_has_one_manifest() -> None:
@@ -272,6 +288,14 @@ def test_any_changed_byte_of_a_frame_is_refused() -> None:
         error = refused(bytes(changed), CASE.state)
         assert isinstance(error, DigestMismatch | FrameRefused), f"byte {index}: {error}"
         assert isinstance(error, DigestMismatch) or index < HEADER_BYTES
+
+
+@pytest.mark.parametrize("action", [Action.NOOP, Action.SHUTDOWN])
+def test_a_notice_carries_nothing(action: Action) -> None:
+    fault = describe(FAULT, Fault(code="GL-00", rank=0, field="", text=""))[1]
+    stamp = next_stamp(CASE.state, action)
+    for frame in (seal(stamp, fault)[1], seal(stamp, b"", payload_bytes=64)[1]):
+        assert refused(frame, CASE.state).field == "action"
 
 
 def test_a_frame_of_another_length_is_refused() -> None:

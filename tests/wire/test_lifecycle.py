@@ -6,7 +6,10 @@ are described to people.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.wire.conftest import POLICIES, ROWS, make, rolling
@@ -223,9 +226,12 @@ def test_a_rebase_can_be_asked_for_early_while_warm_only() -> None:
     prepare(asked, warm)
     cold = live(warm)
     cold = prepare(make(cold), cold)[1]
-    with pytest.raises(OutOfStep) as refusal:
-        make(cold, rebase=True)
-    assert refusal.value.field == "recache"
+    relative = begin(POLICIES["rolling_relative"], max_rope_positions=ROWS, warm=True)
+    relative = prepare(make(relative), relative)[1]
+    for state in (cold, relative):
+        with pytest.raises(OutOfStep) as refusal:
+            make(state, rebase=True)
+        assert refusal.value.field == "recache"
 
 
 def test_relative_positions_have_no_end() -> None:
@@ -240,7 +246,10 @@ def test_a_recording_may_hold_more_context_than_was_emitted_but_not_less() -> No
     state = prepare(make(state), state)[1]
 
     def due(frames: int) -> tuple[int, int]:
-        asked = plan_infer(state, num_frames=3, steps=4, embeds_id=1, regime=Regime.R0A, context_frames=frames)
+        asked = plan_infer(state, num_frames=3, steps=3, embeds_id=1, regime=Regime.R0A, context_frames=frames)
+        e = make(state)
+        context = torch.zeros(asked.context_frames, *e.noise.shape[1:])
+        prepare(replace(e, context=context, window_frames=asked.window_frames), state)
         return asked.start_frame, asked.window_frames
 
     assert [due(frames) for frames in (3, 6)] == [(3, 3), (3, 6)]

@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.generator.conftest import TOY
-from tests.wire.conftest import CASES, SIDE, Case, framed, infer_stamp, make, unchecked
+from tests.wire.conftest import CASES, POLICIES, ROWS, SIDE, Case, case, framed, infer_stamp, make, unchecked
 from torch import Tensor
 
 from genlock.errors import EnvelopeRefused, GenlockError, OutOfStep
 from genlock.generator.window import Policy, Recache, Regime
 from genlock.wire.envelope import Envelope, check_model
-from genlock.wire.kinds import Action, Plan
-from genlock.wire.lifecycle import accept, next_stamp
+from genlock.wire.kinds import Action, ContextSource, Plan
+from genlock.wire.lifecycle import State, accept, begin, next_stamp
 from genlock.wire.prepare import prepare, receive
 from genlock.wire.rules import agree
 
@@ -157,12 +157,66 @@ def test_a_reset_and_its_epoch_belong_together() -> None:
         accept(state, next_stamp(state, Action.INFER, reset_kv=True), carried)
 
 
-def test_the_first_chunk_must_reset() -> None:
-    first = CASES["first"].state
-    carried = CASES["steady"].envelope
+@pytest.mark.parametrize(
+    "state", [CASES["first"].state, begin(POLICIES["recompute"], max_rope_positions=ROWS)], ids=["warmed", "cold"]
+)
+def test_the_first_chunk_must_reset(state: State) -> None:
     with pytest.raises(OutOfStep) as refusal:
-        accept(first, next_stamp(first, Action.INFER), carried)
+        accept(state, next_stamp(state, Action.INFER), CASES["steady"].envelope)
     assert refusal.value.field == "reset_kv"
+
+
+FIRST, STEADY, NO_PASS = (CASES[name].envelope for name in ("first", "steady", "no_pass"))
+ROLLING, FIRST_ROLLING = CASES["rolling"].envelope, CASES["first_rolling"].envelope
+LONG = 1001  # steps: more than the sigma table has rows
+CONTRADICTIONS: list[tuple[Envelope, dict[str, Any], str]] = [
+    (FIRST, {"reset_cross": False}, "reset_cross"),
+    (STEADY, {"expected_generator_calls": 3}, "expected_generator_calls"),
+    (STEADY, {"start_frame": 4}, "start_frame"),
+    (STEADY, {"context": None}, "context"),
+    (STEADY, {"embeds": STEADY.embeds[:0]}, "embeds"),
+    (NO_PASS, {"regime": Regime.R0A}, "regime"),
+    (ROLLING, {"attention_bias": 0.5}, "attention_bias"),
+    (
+        FIRST_ROLLING,
+        {"recache": Recache.SWITCH, "context": FIRST_ROLLING.noise, "expected_generator_calls": 5},
+        "recache",
+    ),
+    (
+        FIRST,
+        {
+            "timesteps": torch.ones(LONG),
+            "sigmas": torch.ones(LONG),
+            "step_noise": torch.zeros(LONG - 1, *FIRST.noise.shape),
+            "expected_generator_calls": LONG,
+        },
+        "timesteps",
+    ),
+]
+
+
+@pytest.mark.parametrize(("envelope", "changes", "field"), CONTRADICTIONS)
+def test_an_envelope_that_contradicts_itself_is_never_made(
+    envelope: Envelope, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(EnvelopeRefused) as refusal:
+        replace(envelope, **changes)
+    assert refusal.value.field == field
+
+
+def test_a_tensor_resized_after_it_was_checked_is_found() -> None:
+    state = CASES["steady"].state
+    envelope = make(state)
+    envelope.noise.resize_(2, *envelope.noise.shape[1:])
+    with pytest.raises(EnvelopeRefused) as refusal:
+        prepare(envelope, state)
+    assert refusal.value.field == "noise"
+
+
+def test_a_mesh_that_keeps_latents_still_wants_an_anchor() -> None:
+    right = case("recompute", 2, source=ContextSource.MESH, regime=Regime.R0A)
+    assert right.envelope.context is not None
+    prepare(right.envelope, right.state)
 
 
 def test_size_and_regime_belong_to_an_epoch() -> None:

@@ -105,6 +105,14 @@ def test_any_changed_byte_of_an_answer_is_refused() -> None:
             receive_result(bytes(changed))
 
 
+def test_latents_resized_after_they_were_checked_are_found() -> None:
+    result = replace(GOOD, latents=torch.zeros(3, 16, 2, 2))
+    assert result.latents is not None
+    result.latents.resize_(3, 64)
+    with pytest.raises(EnvelopeRefused, match="latents"):
+        prepare_result(result, plan=PLAN)
+
+
 def test_an_answer_is_no_order_and_an_order_no_answer() -> None:
     with pytest.raises(GenlockError) as refusal:
         receive(prepare_result(GOOD, plan=PLAN).frame, CASE.state)

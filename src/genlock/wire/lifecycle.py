@@ -132,7 +132,7 @@ def rebase_due(state: State, num_frames: int) -> bool:
     Only rolling with absolute positions grows for ever.
     """
     growing = state.policy.policy is Policy.ROLLING and state.policy.rope is Rope.ABSOLUTE
-    return growing and state.rope_start > 0 and state.rope_start + num_frames > state.max_rope_positions
+    return growing and state.rope_start + num_frames > state.max_rope_positions
 
 
 def plan_infer(
@@ -190,14 +190,13 @@ def plan_infer(
 
 
 def next_stamp(state: State, action: Action, *, reset_kv: bool = False) -> Stamp:
-    """The stamp of the next frame."""
-    infer = action is Action.INFER
+    """The stamp of the next frame. `reset_kv`: of an INFER's envelope."""
     return Stamp(
         action=action,
         plan=state.plan,
         call_id=state.call_id + 1,
-        chunk_index=-1 if state.warm else state.chunk_index + infer,
-        cache_epoch=state.cache_epoch + (infer and reset_kv),
+        chunk_index=-1 if state.warm else state.chunk_index + (action is Action.INFER),
+        cache_epoch=state.cache_epoch + reset_kv,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -243,9 +244,12 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _load_pickle(file: Path) -> object:
-    # Only the zip layout of torch.save can be mapped; the older one is read whole.
+    # Only the zip layout of torch.save can be mapped; the older one is read whole. The loader warns of a pickle
+    # protocol it was not written for; what it cannot read it refuses all the same.
     try:
-        content: object = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content: object = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except DAMAGE:
         raise CheckpointUnreadable(
             "damaged, cut short, or not a plain dictionary of tensors (nothing in it was run)", where=str(file)

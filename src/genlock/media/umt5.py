@@ -138,9 +138,9 @@ def load_text(
 ) -> TextEncoder:
     """The text encoder in a folder or a file, of any of the three layouts.
 
-    max_tokens: the generator's text_len. remembered: prompts whose embeddings are kept. tokenizer: a tokenizer.json; None looks beside the weights. Raises
-    CheckpointMissing, CheckpointUnreadable, CheckpointKeys, CheckpointShape, CheckpointDtype, and CheckpointConfig
-    where the sizes written beside the weights contradict them.
+    max_tokens: the generator's text_len. remembered: prompts whose embeddings are kept. tokenizer: a tokenizer.json;
+    None looks beside the weights. Raises CheckpointMissing, CheckpointUnreadable, CheckpointKeys, CheckpointShape,
+    CheckpointDtype, and CheckpointConfig where the sizes written beside the weights contradict them.
     """
     path = Path(path)
     weights = path / WEIGHTS if (path / WEIGHTS).is_file() else path

@@ -149,7 +149,7 @@ def test_weights_that_make_no_numbers_are_a_tripwire(model_folder: Path, tmp_pat
         with torch.no_grad():
             session.engine.stream.generator.head.head.bias.fill_(float("nan"))
         session.prompt(RED)
-        with pytest.raises(NotFinite, match="chunk 0.*not finite"):
+        with pytest.raises(NotFinite, match=r"chunk 0.*not finite"):
             next(session.stream())
 
 

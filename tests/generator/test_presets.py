@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from genlock.errors import CheckpointConfig, CheckpointMissing, CheckpointUnreadable, UsageError
 from genlock.generator.model_folder import FILES, read_model_folder, write_model_folder
@@ -75,8 +77,15 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "format": (lambda c: c.update(format=7), "format 7"),
     "unknown setting": (lambda c: c["preset"].update(speed=1), "unknown key 'speed'"),
     "missing size": (lambda c: c["preset"]["generator"].pop("dim"), "missing key 'dim'"),
-    "policy": (lambda c: c["preset"]["cache"].update(policy="lru"), "'lru' is not a valid Policy"),
-    "regime": (lambda c: c["preset"].update(regime="R9"), "'R9' is not a valid Regime"),
+    "no heads": (lambda c: c["preset"]["generator"].update(num_heads=0), "preset.generator.num_heads cannot be 0"),
+    "policy": (lambda c: c["preset"]["cache"].update(policy="lru"), "preset.cache.policy cannot be 'lru'"),
+    "regime": (lambda c: c["preset"].update(regime="R9"), "preset.regime cannot be 'R9'"),
+    "steps": (lambda c: c["preset"].update(steps=[1000, True]), "preset.steps cannot be True"),
+    "size": (lambda c: c["preset"].update(height=100), "832x100 pixels"),
+    "file elsewhere": (lambda c: c["files"].update(vae="../vae.safetensors"), "files.vae '../vae.safetensors'"),
+    "digest": (lambda c: c["digests"].update({"vae.safetensors": "12"}), "32 hexadecimal digits"),
+    "foreign digest": (lambda c: c["digests"].update({"x": "0" * 32}), "'x', which is not one of the files"),
+    "words": (lambda c: c.update(words="sea"), "words is no list"),
 }
 
 
@@ -89,6 +98,42 @@ def test_a_planted_defect_in_model_json_is_named(folder: Path, edit: str) -> Non
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointConfig, match=re.escape(words)):
         read_model_folder(folder)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to every value of a JSON document."""
+    keys = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    return [path] * bool(path) + [place for key in keys for place in places(content[key], (*path, key))]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_other_value_anywhere_is_read_as_its_type_or_refused_in_one_line(folder: Path, data: st.DataObject) -> None:
+    path = folder / "model.json"
+    whole = path.read_text()
+    content = json.loads(whole)
+    *way, last = data.draw(st.sampled_from(places(content)))
+    inside = content
+    for key in way:
+        inside = inside[key]
+    inside[last] = data.draw(ANYTHING)
+    try:
+        path.write_text(json.dumps(content))
+        read = read_model_folder(folder)
+    except CheckpointConfig as refusal:
+        assert "\n" not in str(refusal)  # noqa: PT017 - a refusal is one of two right answers
+        assert "model.json" in str(refusal)  # noqa: PT017
+    else:
+        assert json.loads(json.dumps(asdict(read.preset))) == content["preset"]
+    finally:
+        path.write_text(whole)
 
 
 def test_a_folder_without_model_json_and_one_with_no_json_in_it(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genlock.errors import InputOutputError, VideoUnreadable
+from genlock.errors import InputOutputError, UsageError, VideoUnreadable
 from genlock.media.video import VideoWriter, contact_sheet, read_video
 
 
@@ -100,6 +101,40 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_a_video_without_a_frame_and_frames_of_another_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputOutputError, match="no frame to write"), VideoWriter(tmp_path / "x.mp4", 64, 48, 16.0):
+        pass
+    for frames in (clip(2, height=32), clip(2).float()):
+        with (
+            pytest.raises(UsageError, match="for a video of 64x48"),
+            VideoWriter(tmp_path / "x.mp4", 64, 48, 16.0) as writer,
+        ):
+            writer.write(frames)
+    with pytest.raises(InputOutputError, match="is no file name"), VideoWriter(tmp_path / "x\0.mp4", 64, 48, 16.0):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/clip.ts"
+        playlist = tmp_path / "list.m3u8"
+        playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n")
+        for source in (playlist, Path(address)):
+            with pytest.raises(VideoUnreadable):
+                list(read_video(source, height=32, width=32, fps=16.0))
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+@pytest.mark.parametrize("name", ["a b.mp4", "caf\u00e9 #?%.mp4", "http:x.mp4", "-y.mp4"])
+def test_odd_names_are_names(tmp_path: Path, name: str) -> None:
+    with VideoWriter(tmp_path / name, 64, 48, 16.0) as writer:
+        writer.write(clip(3))
+    assert len(list(read_video(tmp_path / name, height=48, width=64, fps=16.0))) == 3
+
+
 @pytest.mark.parametrize("content", [b"", b"not a video at all" * 100])
 def test_a_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "in.mp4"
@@ -117,3 +152,6 @@ def test_a_contact_sheet_has_every_picture_in_its_place(tmp_path: Path) -> None:
     with Image.open(path) as sheet:
         assert sheet.size == (4 + 2 * 28, 4 + 3 * (16 + 14 + 4))
         assert sheet.getpixel((4 + 28 + 5, 4 + 34 + 5)) == (200, 200, 200)
+    for pictures, captions in (([], []), (frames, ["one"])):
+        with pytest.raises(UsageError, match="contact sheet"):
+            contact_sheet(path, pictures, columns=2, captions=captions)

@@ -36,6 +36,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def _check_place(path: Path) -> None:
+    if "\0" in str(path):
+        raise InputOutputError(f"{str(path)!r} is no file name", remedy="give a name without a null character")
     if not path.parent.is_dir():
         raise InputOutputError("no such folder", where=str(path.parent), remedy="create the folder first")
     if path.is_dir():

@@ -18,12 +18,13 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from genlock.errors import InputOutputError, VideoUnreadable
+from genlock.errors import InputOutputError, UsageError, VideoUnreadable
 from genlock.generator.whole_file import whole_file
 
 CODEC = "libx264"
 OPTIONS = {"crf": "17", "preset": "veryfast"}
 CONTAINER = {"movflags": "+faststart"}
+LOCAL = {"protocol_whitelist": "file"}  # a playlist must not fetch anything
 CAPTION_ROWS = 14  # pixels under a picture
 MARGIN = 4
 SAME_TIME_S = 1e-6
@@ -33,13 +34,14 @@ BACKGROUND, INK = (18, 18, 18), (230, 230, 230)
 class VideoWriter:
     """An H.264 mp4, yuv420p. Use as a context manager: leaving it by an exception leaves no file.
 
-    Raises InputOutputError for a path that cannot be written and a disk that fills up.
+    Raises InputOutputError for a path that cannot be written, a disk that fills up, and a video without a frame.
     """
 
     def __init__(self, path: Path, width: int, height: int, fps: float) -> None:
         self._path, self._width, self._height = Path(path), width, height
         self._rate = Fraction(fps).limit_denominator(1001)
         self._open = ExitStack()
+        self._frames = 0
 
     def __enter__(self) -> Self:
         partial = self._open.enter_context(whole_file(self._path))
@@ -53,7 +55,14 @@ class VideoWriter:
         return self
 
     def write(self, frames: Tensor) -> None:
-        """frames: uint8 [T, H, W, 3] on the CPU."""
+        """frames: uint8 [T, H, W, 3] on the CPU. Raises UsageError for frames of another kind."""
+        if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != (self._height, self._width, 3):
+            raise UsageError(
+                f"{frames.dtype} frames {list(frames.shape)} for a video of {self._width}x{self._height}",
+                where=str(self._path),
+                remedy="give uint8 [T, H, W, 3]",
+            )
+        self._frames += len(frames)
         try:
             for picture in frames.numpy():
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
@@ -64,25 +73,31 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        refused: InputOutputError | None = None
         try:
             if kind is None:
                 self._container.mux(self._stream.encode(None))
             self._container.close()
         except (av.FFmpegError, OSError) as failure:
-            if kind is None:
-                refused = InputOutputError(f"cannot be written ({_reason(failure)})", where=str(self._path))
-                self._open.__exit__(type(refused), refused, None)
-                raise refused from failure
-        self._open.__exit__(kind, error, trace)
+            refused = InputOutputError(f"cannot be written ({_reason(failure)})", where=str(self._path))
+        if kind is None and refused is None and not self._frames:
+            refused = InputOutputError("no frame to write", where=str(self._path), remedy="ask for one chunk or more")
+        if kind is not None or refused is None:
+            self._open.__exit__(kind, error, trace)
+            return
+        self._open.__exit__(type(refused), refused, None)
+        raise refused
 
 
 def read_video(path: Path, *, height: int, width: int, fps: float) -> Iterator[Tensor]:
     """Frames uint8 [H, W, 3] of a video file, resampled in time to `fps` (nearest earlier frame), read as needed.
 
-    Raises VideoUnreadable for a file that is missing, is no video, or breaks off.
+    Raises VideoUnreadable for a file that is missing, is no video, or breaks off. Never fetches anything.
     """
+    if not Path(path).exists():
+        raise VideoUnreadable("no such file", where=str(path))
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}", options=LOCAL) as container:
             if not container.streams.video:
                 raise VideoUnreadable("holds no video", where=str(path))
             yield from _resampled(container, fps, height, width, where=str(path))
@@ -111,7 +126,12 @@ def _resampled(
 
 
 def contact_sheet(path: Path, frames: Sequence[Tensor], *, columns: int, captions: Sequence[str] = ()) -> None:
-    """A PNG of pictures uint8 [H, W, 3], `columns` a row, each over its caption. Raises InputOutputError."""
+    """A PNG of pictures uint8 [H, W, 3], `columns` a row, each over its caption.
+
+    Raises InputOutputError, and UsageError for no picture or another number of captions.
+    """
+    if not frames or (captions and len(captions) != len(frames)):
+        raise UsageError(f"a contact sheet of {len(frames)} pictures and {len(captions)} captions", where=str(path))
     height, width = frames[0].shape[:2]
     cell_height = height + (CAPTION_ROWS if captions else 0) + MARGIN
     rows = -(-len(frames) // columns)

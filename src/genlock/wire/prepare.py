@@ -8,7 +8,7 @@ Results are prepared and read by the same rules. Knows no connection and no coll
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic
 
 import torch
@@ -87,7 +87,6 @@ def prepare(envelope: Envelope, state: State, *, digest: Digest = tensor_digest)
     CacheRefused for a chunk the cache cannot hold, FrameRefused if what was written does not read back. Nothing has
     changed then.
     """
-    envelope = replace(envelope)  # the constructor's checks again: a frozen value's tensors may have been resized
     _check_host(ENVELOPE, envelope)
     _check_contents(envelope)
     stamp = next_stamp(state, Action.INFER, reset_kv=envelope.reset_kv)
@@ -106,7 +105,6 @@ def prepare_notice(action: Action, state: State, *, fault: Fault | None = None) 
 
 def prepare_result(result: Result, *, plan: Plan, digest: Digest = tensor_digest) -> Prepared[Result]:
     """The bytes of an answer. Raises EnvelopeRefused for a field that breaks its rule."""
-    result = replace(result)
     _check_host(RESULT, result)
     stamp = Stamp(
         action=Action.RESULT,
@@ -160,7 +158,8 @@ def check_payload(announced: Announced[Message], payload: Tensor) -> Message:
 
 
 def _prepare(schema: Schema[Message], message: Message, stamp: Stamp, digest: Digest) -> Prepared[Message]:
-    """Pack, digest, and read back what was written."""
+    """Pack, digest, and read back what was written; that runs the constructor's checks once more, for a frozen value's
+    tensors may have been resized since."""
     manifest, data, tensors = describe(schema, message)
     payload = pack(manifest.specs, manifest.payload_bytes, tensors)
     header, frame = seal(stamp, data, payload_bytes=manifest.payload_bytes, payload_digest=digest(payload))

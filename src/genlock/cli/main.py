@@ -22,6 +22,7 @@ import click
 import genlock
 from genlock import cli as room
 from genlock.errors import GenlockError, InputOutputError, OutOfMemory, UsageError
+from genlock.settings import share_the_cores
 
 HELP_WIDTH = 100
 INTERRUPTED = 130
@@ -137,6 +138,7 @@ def one_line(error: GenlockError) -> str:
 def run() -> NoReturn:
     """The entry point of the `genlock` script."""
     started_s = time.perf_counter()
+    share_the_cores()
 
     def open_session(*args: Any, **options: Any) -> Any:
         return genlock.open(*args, **options)  # resolved here: this is what loads torch

@@ -35,6 +35,7 @@ POLICIES: dict[str, CachePolicy] = {
     "recompute_one": recompute_policy(context_frames=1),
     "recompute_long": recompute_policy(context_frames=6),
     "rolling": rolling(9),
+    "rolling_sink_chunk": rolling(9, 3, recache_on_prompt=True),
     "rolling_sink": rolling(8, 2, recache_on_prompt=True),
     "rolling_tight": rolling(5, 3, recache_on_prompt=True, global_sink=False),
     "rolling_relative": rolling(7, 1, rope=Rope.RELATIVE),
@@ -98,11 +99,12 @@ def unchecked(envelope: Envelope, **changes: Any) -> Envelope:
     return other
 
 
-def framed(envelope: Envelope, stamp: Stamp) -> bytes:
-    """The frame of a sender that checks nothing and digests everything."""
+def framed(envelope: Envelope, stamp: Stamp) -> tuple[bytes, Tensor]:
+    """Frame and payload of a sender that checks nothing and digests everything."""
     manifest, data, tensors = describe(ENVELOPE, envelope)
     payload = pack(manifest.specs, manifest.payload_bytes, tensors)
-    return seal(stamp, data, payload_bytes=manifest.payload_bytes, payload_digest=tensor_digest(payload))[1]
+    frame = seal(stamp, data, payload_bytes=manifest.payload_bytes, payload_digest=tensor_digest(payload))[1]
+    return frame, payload
 
 
 def infer_stamp(envelope: Envelope, state: State) -> Stamp:

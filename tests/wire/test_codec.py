@@ -116,8 +116,13 @@ def test_a_float_comes_back_as_it_was(bias: float) -> None:
 def test_what_the_sender_changes_later_does_not_change_what_was_prepared() -> None:
     envelope = make(CASE.state)
     prepared, _ = prepare(envelope, CASE.state)
-    envelope.noise.zero_()
-    assert not prepared.unpack().noise.eq(0).any()
+    frame, payload = prepared.frame, prepared.payload.clone()
+    for name in ENVELOPE.tensors:
+        getattr(envelope, name).fill_(7)
+    assert prepared.frame == frame
+    assert torch.equal(prepared.payload, payload)
+    assert not any(getattr(prepared.unpack(), name).eq(7).any() for name in ENVELOPE.tensors)
+    check_payload(prepared.announced, prepared.payload)
 
 
 def at(*path: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -279,15 +284,26 @@ def refused(frame: bytes, state: State) -> GenlockError:
     return refusal.value
 
 
-def test_any_changed_byte_of_a_frame_is_refused() -> None:
-    frame = prepare(CASE.envelope, CASE.state)[0].frame
+SOME_FAULT = Fault(code="GL-WIRE-02", rank=3, field="call_id", text="call_id is 3, expected 4")
+FRAMES = {
+    "infer": prepare(CASE.envelope, CASE.state)[0].frame,
+    "noop": prepare_notice(Action.NOOP, CASE.state)[0],
+    "shutdown": prepare_notice(Action.SHUTDOWN, CASE.state)[0],
+    "error": prepare_notice(Action.ERROR, CASE.state, fault=SOME_FAULT)[0],
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_any_changed_bit_of_a_frame_is_refused(name: str) -> None:
+    frame = FRAMES[name]
     assert len(frame) <= FRAME_BYTES_MAX
     for index in range(len(frame)):
-        changed = bytearray(frame)
-        changed[index] ^= 1 << index % 8
-        error = refused(bytes(changed), CASE.state)
-        assert isinstance(error, DigestMismatch | FrameRefused), f"byte {index}: {error}"
-        assert isinstance(error, DigestMismatch) or index < HEADER_BYTES
+        for bit in range(8):
+            changed = bytearray(frame)
+            changed[index] ^= 1 << bit
+            error = refused(bytes(changed), CASE.state)
+            assert isinstance(error, DigestMismatch | FrameRefused), f"byte {index}, bit {bit}: {error}"
+            assert isinstance(error, DigestMismatch) or index < HEADER_BYTES
 
 
 @pytest.mark.parametrize("action", [Action.NOOP, Action.SHUTDOWN])

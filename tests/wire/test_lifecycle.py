@@ -6,12 +6,20 @@ are described to people.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from tests.wire.conftest import POLICIES, ROWS, make, rolling
 
 from genlock.errors import CacheRefused, FrameRefused, OutOfStep, UsageError
@@ -29,24 +37,51 @@ from genlock.wire.lifecycle import (
     plan_infer,
     rebase_due,
 )
-from genlock.wire.prepare import check_payload, prepare, prepare_notice, receive
+from genlock.wire.prepare import ENVELOPE, Received, check_payload, prepare, prepare_notice, receive
 from genlock.wire.result import Fault
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What is agreed at start. seen: what streams of this kind came to."""
+
+    policy: str
+    regime: Regime | None = None
+    source: ContextSource = ContextSource.ENVELOPE
+    seen: set[str] = field(default_factory=set)
+
+    def __str__(self) -> str:
+        return "-".join([self.policy, *([self.regime] if self.regime else []), self.source])
+
+    def reach(self) -> set[str]:
+        """What a search worth its name comes to."""
+        policy = POLICIES[self.policy]
+        reach = {"warm", "live", "cut", "new prompt", "noop", "repeat", "skip"}
+        if policy.policy is Policy.RECOMPUTE:
+            return reach | ({"recompute"} if self.regime is not Regime.R1 else set())
+        if policy.fixed_window and policy.rope is Rope.ABSOLUTE:
+            reach.add("rebase")
+        return reach | ({"switch"} if policy.recache_on_prompt else set())
+
+
+KINDS = [
+    Kind(policy=name, regime=regime)
+    for name, policy in POLICIES.items()
+    for regime in (Regime if policy.policy is Policy.RECOMPUTE else (None,))
+] + [Kind(policy="recompute", regime=regime, source=ContextSource.MESH) for regime in (Regime.R0, Regime.R0A)]
+SHARE = 3  # of a profile's examples for each kind
 
 
 class Stream(RuleBasedStateMachine):
     """A sender and a receiver, joined by bytes."""
 
-    @initialize(
-        name=st.sampled_from(sorted(POLICIES)),
-        regime=st.sampled_from(Regime),
-        source=st.sampled_from(ContextSource),
-        warm=st.booleans(),
-    )
-    def start(self, name: str, regime: Regime, source: ContextSource, *, warm: bool) -> None:
-        self.policy = POLICIES[name]
-        recompute = self.policy.policy is Policy.RECOMPUTE
-        self.regime = regime if recompute else None
-        source = source if recompute else ContextSource.ENVELOPE
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.kind = kind
+
+    @initialize(warm=st.booleans())
+    def start(self, *, warm: bool) -> None:
+        self.policy, self.regime, source = POLICIES[self.kind.policy], self.kind.regime, self.kind.source
         self.sender = self.receiver = begin(self.policy, max_rope_positions=ROWS, context_source=source, warm=warm)
         self.warm = warm
         self.sent: list[bytes] = []
@@ -56,17 +91,25 @@ class Stream(RuleBasedStateMachine):
         self.words: int | None = None
         self.ended = False
 
-    def deliver(self, frame: bytes) -> None:
-        self.receiver = receive(frame, self.receiver).state
+    def deliver(self, frame: bytes) -> Received:
+        received = receive(frame, self.receiver)
+        self.receiver = received.state
         self.sent.append(frame)
+        return received
 
     @precondition(lambda self: not self.ended)
     @rule(
         words=st.integers(1, 2),
-        frames=st.sampled_from((3, 3, 3, 3, 1, 2, 4)),
+        frames=st.sampled_from((3, 2, 3, 1, 4)),
+        count=st.sampled_from((8, 3, 2, 1)),
         cut=st.sampled_from((False,) * 7 + (True,)),
     )
-    def infer(self, words: int, frames: int, *, cut: bool) -> None:
+    def infer(self, words: int, frames: int, count: int, *, cut: bool) -> None:
+        """A few chunks of one prompt; the first may be a cut."""
+        for number in range(count):
+            self.infer_one(words, frames, cut=cut and number == 0)
+
+    def infer_one(self, words: int, frames: int, *, cut: bool) -> None:
         fresh = cut or self.resets == 0 or (not self.warm and self.chunks == 0)
         if not self.fits(frames, fresh=fresh):
             with pytest.raises(CacheRefused) as refusal:
@@ -77,10 +120,15 @@ class Stream(RuleBasedStateMachine):
         dropped, _ = prepare(envelope, self.sender)  # a chunk that is never sent leaves no gap
         prepared, self.sender = prepare(envelope, self.sender)
         assert prepared.frame == dropped.frame
+        self.note(envelope, words=words, cut=cut)
         self.expect(envelope, words=words, fresh=fresh)
-        self.deliver(prepared.frame)
-        arrived = check_payload(prepared.announced, prepared.payload.clone())
-        assert arrived.noise.equal(envelope.noise)
+        chunk = self.deliver(prepared.frame).chunk
+        assert chunk is not None
+        arrived, ours = check_payload(chunk, prepared.payload.clone()), prepared.unpack()
+        for name in ENVELOPE.tensors:
+            sent, unpacked, came = (getattr(e, name) for e in (envelope, ours, arrived))
+            assert (sent is None and unpacked is None and came is None) or (sent.equal(unpacked) and sent.equal(came))
+        assert all(getattr(arrived, name) == getattr(envelope, name) for name in ENVELOPE.scalar_names())
 
     @precondition(lambda self: not self.ended and self.warm)
     @rule()
@@ -91,7 +139,8 @@ class Stream(RuleBasedStateMachine):
     @rule()
     def noop(self) -> None:
         frame, self.sender = prepare_notice(Action.NOOP, self.sender)
-        self.deliver(frame)
+        assert self.deliver(frame).chunk is None
+        self.kind.seen.add("noop")
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
@@ -103,6 +152,7 @@ class Stream(RuleBasedStateMachine):
             receive(frame, before)
         assert refusal.value.field == ("action" if self.ended else "call_id")
         assert self.receiver == before
+        self.kind.seen.add("repeat")
 
     @precondition(lambda self: not self.ended)
     @rule()
@@ -110,8 +160,10 @@ class Stream(RuleBasedStateMachine):
         """A frame from beyond the next one is a gap."""
         _, ahead = prepare_notice(Action.NOOP, self.sender)
         frame, _ = prepare_notice(Action.NOOP, ahead)
-        with pytest.raises(OutOfStep, match="a gap"):
+        with pytest.raises(OutOfStep, match="a gap") as refusal:
             receive(frame, self.receiver)
+        assert refusal.value.field == "call_id"
+        self.kind.seen.add("skip")
 
     @precondition(lambda self: not self.ended and len(self.sent) > 12)
     @rule(failed=st.booleans())
@@ -123,6 +175,7 @@ class Stream(RuleBasedStateMachine):
         received = receive(frame, self.receiver)
         assert received.fault == (fault if failed else None)
         self.receiver, self.ended = received.state, True
+        self.kind.seen.add("end")
 
     @invariant()
     def the_copies_agree(self) -> None:
@@ -145,6 +198,14 @@ class Stream(RuleBasedStateMachine):
             return held + frames <= capacity
         overflow = held + frames > policy.window_frames
         return frames + policy.sink_frames <= policy.window_frames if overflow and held else frames <= capacity
+
+    def note(self, e: Envelope, *, words: int, cut: bool) -> None:
+        """Remembers what was reached."""
+        self.kind.seen.add("warm" if self.warm else "live")
+        self.kind.seen.update({"cut"} if cut and self.resets else set())
+        self.kind.seen.update({"new prompt"} if words != self.words and not e.reset_kv else set())
+        self.kind.seen.update({"recompute"} if e.do_recompute else set())
+        self.kind.seen.update({e.recache.value} if e.recache else set())
 
     def expect(self, e: Envelope, *, words: int, fresh: bool) -> None:
         """What a person would say this envelope must be, and what the cache holds after it."""
@@ -187,7 +248,11 @@ class Stream(RuleBasedStateMachine):
         self.position += e.num_frames
 
 
-TestStream = Stream.TestCase
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_any_sequence_of_events_is_accepted(kind: Kind) -> None:
+    examples = -(-settings().max_examples // SHARE)
+    run_state_machine_as_test(lambda: Stream(kind), settings=settings(max_examples=examples))
+    assert kind.seen >= kind.reach()
 
 
 def test_warm_chunks_count_for_nothing_and_the_first_live_one_starts_anew() -> None:

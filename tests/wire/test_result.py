@@ -11,10 +11,10 @@ from tests.wire.conftest import CASES
 
 from genlock.errors import DigestMismatch, EnvelopeRefused, FrameRefused, GenlockError, OutOfStep
 from genlock.wire.header import HEADER_BYTES, seal
-from genlock.wire.kinds import Plan
-from genlock.wire.prepare import check_payload, prepare, prepare_result, receive, receive_result
-from genlock.wire.result import Fault, Result, check_answer, fault_of, no_verdicts
-from genlock.wire.rules import TEXT_MAX
+from genlock.wire.kinds import Action, Plan
+from genlock.wire.prepare import check_payload, prepare, prepare_notice, prepare_result, receive, receive_result
+from genlock.wire.result import NAME_MAX, Fault, Result, check_answer, fault_of, no_verdicts
+from genlock.wire.rules import INT64_MAX, TEXT_MAX
 
 CASE = CASES["steady"]
 GOOD = Result(
@@ -96,13 +96,19 @@ def test_header_and_answer_say_the_same(field: str) -> None:
     assert refusal.value.field == field
 
 
-def test_any_changed_byte_of_an_answer_is_refused() -> None:
-    prepared = prepare_result(BAD, plan=PLAN)
+@pytest.mark.parametrize("result", [GOOD, BAD], ids=["good", "bad"])
+def test_any_changed_byte_of_an_answer_is_refused(result: Result) -> None:
+    prepared = prepare_result(result, plan=PLAN)
     for index in range(len(prepared.frame)):
         changed = bytearray(prepared.frame)
         changed[index] ^= 0x10
         with pytest.raises((DigestMismatch, FrameRefused)):
             receive_result(bytes(changed))
+    for index in range(len(prepared.payload)):
+        payload = prepared.payload.clone()
+        payload[index] ^= 0x10
+        with pytest.raises(DigestMismatch):
+            check_payload(prepared.announced, payload)
 
 
 def test_latents_resized_after_they_were_checked_are_found() -> None:
@@ -148,7 +154,29 @@ def test_an_error_travels_as_one_line() -> None:
     assert back.fault == fault
 
 
-@pytest.mark.parametrize(("field", "value"), [("code", ""), ("text", "a\nb"), ("text", "x" * 5000), ("rank", -2)])
+def test_the_longest_error_in_any_script_still_fits_its_frame() -> None:
+    """A character outside the basic plane takes twelve bytes of a manifest."""
+    wide = "\N{FILM FRAMES}" * (2 * TEXT_MAX)
+    fault = fault_of(FrameRefused(wide, field=wide, remedy=wide), rank=0)
+    assert (len(fault.text), len(fault.field)) == (TEXT_MAX, NAME_MAX)
+    longest = replace(fault, code=fault.field, rank=INT64_MAX)
+    frame, _ = prepare_notice(Action.ERROR, CASE.state, fault=longest)
+    assert receive(frame, CASE.state).fault == longest
+    answer = replace(BAD, fault=longest, call_id=INT64_MAX, start_frame=INT64_MAX, wait_seconds=1.7976931348623157e308)
+    assert prepare_result(answer, plan=PLAN).unpack().fault == longest
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("code", ""),
+        ("code", "x" * (NAME_MAX + 1)),
+        ("field", "x" * (NAME_MAX + 1)),
+        ("text", "a\nb"),
+        ("text", "x" * 5000),
+        ("rank", -2),
+    ],
+)
 def test_a_fault_is_one_line_with_a_code(field: str, value: Any) -> None:
     with pytest.raises(EnvelopeRefused) as refusal:
         replace(FAULT, **{field: value})

@@ -23,10 +23,15 @@ from genlock.wire.rules import (
     refuse,
 )
 
+NAME_MAX = 256  # characters of a fault's code and field: with the longest text, in any script, it still fits a manifest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Who failed, with which code, over which field (may be empty), in one line. Rank -1: not known."""
+    """Who failed, with which code, over which field (may be empty), in one line. Rank -1: not known.
+
+    Whatever can be made can be sent: a refusal that does not fit its frame would be a refusal that nobody hears.
+    """
 
     code: str
     rank: int
@@ -36,6 +41,9 @@ class Fault:
     def __post_init__(self) -> None:
         for name in ("code", "field", "text"):
             check_text(name, getattr(self, name))
+        for name in ("code", "field"):
+            if len(getattr(self, name)) > NAME_MAX:
+                raise refuse(name, f"{getattr(self, name)!r:.60}", f"must have at most {NAME_MAX} characters")
         check_int("rank", self.rank, least=-1)
         if not self.code:
             raise refuse("code", repr(self.code), "a fault has a code")
@@ -44,7 +52,7 @@ class Fault:
 def fault_of(error: GenlockError, *, rank: int) -> Fault:
     """An error as it travels: one printable line, cut to what a message holds."""
     named = rank if error.rank is None else error.rank
-    return Fault(code=error.code, rank=named, field=_one_line(error.field), text=_one_line(str(error)))
+    return Fault(code=error.code, rank=named, field=_one_line(error.field)[:NAME_MAX], text=_one_line(str(error)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

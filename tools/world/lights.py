@@ -8,13 +8,14 @@ n = pictures, h = rows, w = columns, L = lights.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .motion import WORLD_CYCLE, Ints, swing
+from .motion import WORLD_CYCLE, Floats, Ints, Mix, swing
 from .scene import LIGHTS
 from .shapes import Point, Sheet, box, circle, join, ramp, rgb
 
@@ -131,7 +132,7 @@ def graded(code: str, light: Light, depth: float = 0.0) -> Colour:
     return (red, green, blue)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Canvas:
     """A picture's pixel centres in reference pixels: x [1, w], y [h, 1], and a pixel's size in the same units."""
 
@@ -173,9 +174,9 @@ class Canvas:
 
 
 class Moment:
-    """n frames of one place: their frame indices and lights, asked for phases and colours."""
+    """n frames: their frame indices and lights, asked for phases and colours."""
 
-    def __init__(self, frame: Ints, light: Ints, device: torch.device) -> None:
+    def __init__(self, frame: Ints, light: Mix, device: torch.device) -> None:
         self.frame = frame
         self.device = device
         self._light = light
@@ -183,13 +184,21 @@ class Moment:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def column(self, values: Floats) -> Tensor:
+        """A number per frame as [n, 1, 1]."""
+        return torch.from_numpy(values.astype(np.float32)).to(self.device)[:, None, None]
+
+    def pick(self, codes: Mapping[str, str]) -> Tensor:
+        """A colour per light's name as each frame shows it, [n, 3, 1, 1]."""
+        return self._rows([rgb(codes[name]) for name in LIGHTS])
+
     def wave(self, period: int, phase: float = 0.0) -> Tensor:
         """sin of a turn every `period` frames, [n, 1, 1]."""
-        return self._column(swing(self.frame, period, phase))
+        return self.column(swing(self.frame, period, phase))
 
     def turn(self, period: int) -> Tensor:
         """Share of the period gone by, 0..1, [n, 1, 1]."""
-        return self._column(np.mod(self.frame, period) / period)
+        return self.column(np.mod(self.frame, period) / period)
 
     def colour(self, code: str, depth: float = 0.0) -> Tensor:
         """A colour of the land as each frame's light shows it, [n, 3, 1, 1]."""
@@ -201,18 +210,15 @@ class Moment:
 
     def level(self, field: str) -> Tensor:
         """A number of the light itself ('lamps', ...), [n, 1, 1]."""
-        return self._column(np.array([getattr(TABLE[name], field) for name in LIGHTS])[self._light])
+        return self.column(self._light.of(np.array([getattr(TABLE[name], field) for name in LIGHTS])))
 
     def disc_x(self) -> Tensor:
         """Where the sun or moon stands, [n, 1, 1]."""
-        return self._column(np.array([TABLE[name].disc_at[0] for name in LIGHTS])[self._light])
+        return self.column(self._light.of(np.array([TABLE[name].disc_at[0] for name in LIGHTS])))
 
     def _rows(self, table: list[Colour]) -> Tensor:
-        chosen = np.array(table, dtype=np.float32)[self._light]
-        return torch.from_numpy(chosen).to(self.device)[:, :, None, None]
-
-    def _column(self, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(self.device)[:, None, None]
+        chosen = self._light.of(np.array(table))
+        return torch.from_numpy(chosen.astype(np.float32)).to(self.device)[:, :, None, None]
 
 
 def still_sky(canvas: Canvas, light: Light) -> Tensor:

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from .scene import COLOURS, LIGHTS, LOOK_FADE, PLACES, SHAPE_FADE, SUBJECTS, WEATHERS, Factors, Script
 
 REFERENCE_HEIGHT = 128.0
+REFERENCE_WIDTH = 192.0
 WORLD_CYCLE = 384
 """Frames after which an unchanged world of 3:2 pictures is the same again (drifting clouds are the slowest)."""
 SPEED = 2.0
 """Reference pixels a frame of drifting, rising and sinking: one latent cell of 8 pixels per latent frame of 4."""
 BOB_PERIOD = 48
 BOB_HEIGHT = 3.0
+RETURN_FRAMES = 48
+"""How long a subject that stops travelling takes to glide back to its resting place."""
 BOUNCE_PERIOD = 24
 BOUNCE_HEIGHT = 22.0
 HOME = (96.0, 58.0)
@@ -38,6 +41,8 @@ _START = {
     "bounces": (0.0, 10.0),
 }
 _STILL = (0.0, 0.0)
+# A change of velocity is a ramp over LOOK_FADE frames; this is the new one's lost share, summed over the frames so far.
+_LAG = np.concatenate([[0.0], np.cumsum(1.0 - np.arange(1, LOOK_FADE + 1) / LOOK_FADE)])
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,8 +56,13 @@ class Mix:
     new: Ints
     share: Floats
 
-    def part(self, window: slice) -> Mix:
-        """The same mix over a range of the N frames."""
+    @classmethod
+    def steady(cls, value: Ints) -> Mix:
+        """No fade: these values alone."""
+        return cls(old=value, new=value, share=np.ones(len(value)))
+
+    def part(self, window: slice | Ints) -> Mix:
+        """The same mix over some of the N frames."""
         return Mix(old=self.old[window], new=self.new[window], share=self.share[window])
 
     def of(self, table: Floats) -> Floats:
@@ -98,29 +108,32 @@ def swing(frame: Ints, period: int, phase: float = 0.0) -> Floats:
     return np.asarray(np.sin(2.0 * np.pi * (np.mod(frame, period) / period + phase)), dtype=np.float64)
 
 
-def follow(scripts: Sequence[Script], *, first_frame: int, frames: int) -> Track:
-    """Track of frames [first_frame, first_frame + frames) of every script, N = len(scripts) * frames."""
+def follow(scripts: Sequence[Script], *, first_frame: int, frames: int, span: float = REFERENCE_WIDTH) -> Track:
+    """Track of frames [first_frame, first_frame + frames) of every script, N = len(scripts) * frames.
+
+    span: width of the picture in reference pixels.
+    """
     frame = np.arange(first_frame, first_frame + frames, dtype=np.int64)
-    tracks = [_follow_one(script, frame) for script in scripts]
+    tracks = [_follow_one(script, frame, span) for script in scripts]
 
-    def join(name: str) -> NDArray[np.generic]:
-        return np.concatenate([getattr(track, name) for track in tracks])
-
-    def join_mix(name: str) -> Mix:
-        mixes: list[Mix] = [getattr(track, name) for track in tracks]
-        return Mix(
-            old=np.concatenate([mix.old for mix in mixes]),
-            new=np.concatenate([mix.new for mix in mixes]),
-            share=np.concatenate([mix.share for mix in mixes]),
+    mixes = {
+        name: Mix(
+            old=np.concatenate([getattr(track, name).old for track in tracks]),
+            new=np.concatenate([getattr(track, name).new for track in tracks]),
+            share=np.concatenate([getattr(track, name).share for track in tracks]),
         )
-
+        for name in ("subject", "colour", "place", "light", "weather")
+    }
     return Track(
-        **{name: join(name) for name in ("frame", "x", "y", "facing")},
-        **{name: join_mix(name) for name in ("subject", "colour", "place", "light", "weather")},
+        frame=np.concatenate([track.frame for track in tracks]),
+        x=np.concatenate([track.x for track in tracks]),
+        y=np.concatenate([track.y for track in tracks]),
+        facing=np.concatenate([track.facing for track in tracks]),
+        **mixes,
     )
 
 
-def _follow_one(script: Script, frame: Ints) -> Track:
+def _follow_one(script: Script, frame: Ints, span: float) -> Track:
     starts = np.array([start for start, _ in script.scenes], dtype=np.int64)
     scene = np.searchsorted(starts, frame, side="right") - 1
     before = np.maximum(scene - 1, 0)
@@ -132,7 +145,7 @@ def _follow_one(script: Script, frame: Ints) -> Track:
         index = np.array([values.index(getattr(factors, name)) for _, factors in script.scenes], dtype=np.int64)
         return Mix(old=index[before], new=index[scene], share=share)
 
-    x, y = _position(script.scenes, frame, scene, before, age, look)
+    x, y = _position(script.scenes, frame, scene, before, age, look, span)
     return Track(
         frame=frame,
         x=x,
@@ -151,25 +164,52 @@ def _share(age: Ints, fade: int, scene: Ints) -> Floats:
     return np.asarray(np.where(scene == 0, 1.0, np.minimum((age + 1) / fade, 1.0)), dtype=np.float64)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leg:
+    """One scene's way: where it began, how fast it goes and went before, how far it glides home; (x, y) each."""
+
+    begun: Floats
+    velocity: Floats
+    before: Floats
+    home: Floats
+
+    def after(self, frames: Ints) -> Floats:
+        """Where the subject is that many frames into the scene, [..., 2]."""
+        count = np.asarray(frames)[..., None]
+        lag = _LAG[np.minimum(count, LOOK_FADE)]
+        glide = np.minimum(count / RETURN_FRAMES, 1.0)
+        way = self.velocity * count + (self.before - self.velocity) * lag
+        return np.asarray(self.begun + way + self.home * glide * glide * (3.0 - 2.0 * glide))
+
+
+def _legs(scenes: tuple[tuple[int, Factors], ...], span: float) -> list[_Leg]:
+    """Along an axis on which it no longer travels, the subject glides back to where it rests, the shorter way round."""
+    period = np.array([span, REFERENCE_HEIGHT])
+    legs: list[_Leg] = []
+    for index, (start, factors) in enumerate(scenes):
+        velocity = np.array(_VELOCITY.get(factors.motion, _STILL))
+        rest = np.array(_START.get(factors.motion, _STILL))
+        before = legs[-1].velocity if legs else velocity
+        begun = legs[-1].after(np.array(start - scenes[index - 1][0])) if legs else rest
+        away = begun + before * _LAG[-1] - rest
+        home = np.where(velocity == 0.0, period / 2.0 - np.mod(away + period / 2.0, period), 0.0)
+        legs.append(_Leg(begun=begun, velocity=velocity, before=before, home=home))
+    return legs
+
+
 def _position(
-    scenes: tuple[tuple[int, Factors], ...], frame: Ints, scene: Ints, before: Ints, age: Ints, look: Floats
+    scenes: tuple[tuple[int, Factors], ...],
+    frame: Ints,
+    scene: Ints,
+    before: Ints,
+    age: Ints,
+    look: Floats,
+    span: float,
 ) -> tuple[Floats, Floats]:
-    velocity = np.array([_VELOCITY.get(factors.motion, _STILL) for _, factors in scenes])
-    # A change of velocity is itself a ramp over LOOK_FADE frames: its lost share, summed over the frames so far.
-    ramp = np.concatenate([[0.0], np.cumsum(1.0 - np.minimum(np.arange(1, LOOK_FADE + 1) / LOOK_FADE, 1.0))])
-
-    def travelled(index: Ints, length: Ints) -> Floats:
-        lag = ramp[np.minimum(length, LOOK_FADE)][..., None]
-        return np.asarray(
-            velocity[index] * length[..., None] + (velocity[np.maximum(index - 1, 0)] - velocity[index]) * lag
-        )
-
-    lengths = np.diff(np.array([start for start, _ in scenes], dtype=np.int64))
-    legs = travelled(np.arange(len(lengths)), lengths)
-    begun = np.concatenate([np.zeros((1, 2)), np.cumsum(legs, axis=0)]) + np.array(
-        _START.get(scenes[0][1].motion, _STILL)
-    )
-    place = begun[scene] + travelled(scene, age) + np.array(HOME)
+    place = np.empty((len(frame), 2))
+    for index, leg in enumerate(_legs(scenes, span)):
+        here = scene == index
+        place[here] = leg.after(age[here]) + np.array(HOME)
 
     def height(motion: str, amount: float) -> Floats:
         table = np.array([amount if factors.motion == motion else 0.0 for _, factors in scenes])

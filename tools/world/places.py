@@ -1,8 +1,6 @@
-"""The places: what stands still in each (painted once per light) and what lives in it (painted every frame).
+"""Three of the places: what stands still in each (painted once per light) and what lives in it (painted every frame).
 
-A place is a pair of functions. `still(sheet, canvas, light)` paints one see-through picture of everything in front
-of the sky; `living(picture, canvas, moment)` paints on whole pictures [n, 3, h, w]. Positions are reference pixels.
-It knows no subject.
+It knows no subject. Positions are reference pixels.
 
 n = pictures, h = rows, w = columns.
 """
@@ -10,43 +8,15 @@ n = pictures, h = rows, w = columns.
 from __future__ import annotations
 
 import functools
-import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .lights import HORIZON, Canvas, Light, Moment, graded
+from .landscape import BOTTOM, TURN, Paint, Place, hills, land
+from .lights import HORIZON, Canvas, Light, Moment
 from .shapes import Sheet, box, circle, join, polygon, ramp
-
-TURN = 2.0 * math.pi
-BOTTOM = 128.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """How to paint a place."""
-
-    still: Callable[[Sheet, Canvas, Light], None]
-    living: Callable[[Tensor, Canvas, Moment], None]
-
-
-def hills(canvas: Canvas, level: float, *waves: tuple[float, int, float]) -> Tensor:
-    """Height of a rolling skyline, [1, w]: (height, waves across the picture, phase in turns) each."""
-    line = torch.full_like(canvas.x, level)
-    for height, count, phase in waves:
-        line = line - height * torch.sin(TURN * (canvas.x * (count / canvas.span) + phase))
-    return line
-
-
-def land(sheet: Sheet, canvas: Canvas, skyline: Tensor, top: Tensor, bottom: Tensor, reach: float) -> None:
-    """Fill everything below a skyline, its colour going from top to bottom over `reach` below it."""
-    below = canvas.y - skyline
-    colour = torch.lerp(top, bottom, ramp(0.0, reach, below)[None])
-    sheet.fill(-below, colour[None])
-
+from .wilds import WILDS
 
 # Sea ------------------------------------------------------------------------------------------------------------------
 
@@ -62,7 +32,7 @@ _BANDS = (
 
 
 def _sea_still(sheet: Sheet, canvas: Canvas, light: Light) -> None:
-    paint = lambda code, depth=0.0: canvas.tensor(graded(code, light, depth))  # noqa: E731
+    paint = Paint(canvas, light)
     far = hills(canvas, 86.0, (9.0, 2, 0.02), (4.0, 3, 0.3))
     land(sheet, canvas, far, paint("#6fa08a", 0.35), paint("#6fa08a", 0.6), 14.0)
     near = hills(canvas, 92.0, (10.0, 1, 0.42), (5.0, 3, 0.75))
@@ -107,7 +77,7 @@ _FLOWERS = ("#ff5d73", "#ffd84a", "#ffffff")
 
 
 def _meadow_still(sheet: Sheet, canvas: Canvas, light: Light) -> None:
-    paint = lambda code, depth=0.0: canvas.tensor(graded(code, light, depth))  # noqa: E731
+    paint = Paint(canvas, light)
     x, y = canvas.x, canvas.y
     far = hills(canvas, 80.0, (5.0, 2, 0.6), (3.0, 3, 0.15))
     land(sheet, canvas, far, paint("#7fb79a", 0.45), paint("#8fc49a", 0.6), 18.0)
@@ -133,7 +103,7 @@ def _meadow_still(sheet: Sheet, canvas: Canvas, light: Light) -> None:
 
 
 def _mill_tower(sheet: Sheet, canvas: Canvas, light: Light) -> None:
-    paint = lambda code, depth=0.0: canvas.tensor(graded(code, light, depth))  # noqa: E731
+    paint = Paint(canvas, light)
     x, y = canvas.x - _MILL[0], canvas.y - _MILL[1]
     body = polygon(x, y, ((-5.5, 2.0), (5.5, 2.0), (8.5, 26.0), (-8.5, 26.0)))
     side = torch.lerp(paint("#fff2dc"), paint("#c9a98c"), ramp(-6.0, 8.0, x)[None])
@@ -242,7 +212,7 @@ _FAR = (
 
 
 def _city_still(sheet: Sheet, canvas: Canvas, light: Light) -> None:
-    paint = lambda code, depth=0.0: canvas.tensor(graded(code, light, depth))  # noqa: E731
+    paint = Paint(canvas, light)
     x, y = canvas.x, canvas.y
     skyline = join(
         *[box(x, y, (left + 8.0, roof + 40.0), (8.5, 40.0)) for left, roof in _FAR],
@@ -278,6 +248,7 @@ def _windows(left: float, width: float, roof: float, across: int) -> list[tuple[
     return [(left + gap * (column + 0.5), roof + 9.5 + 9.0 * row) for row in range(rows) for column in range(across)]
 
 
+@functools.lru_cache(maxsize=8)
 def lit_windows(canvas: Canvas) -> Tensor:
     """Three groups of lit windows, each with its own twinkle, [3, h, w]."""
     draw = random.Random(11)
@@ -294,21 +265,11 @@ def _city_living(picture: Tensor, canvas: Canvas, moment: Moment) -> None:
     lamps = moment.level("lamps")
     rows = canvas.rows(60.0, _STREET + 3.0)
     sheet = Sheet(picture[:, :, rows], None, canvas.pixel)
-    panes = _cached_windows(canvas)
+    panes = lit_windows(canvas)
     for group in range(3):
         shine = lamps * (0.78 + 0.22 * moment.wave(96 if group == 0 else 48, group / 3.0))
         sheet.blend(panes[group, rows] * shine, canvas.paint(("#ffdf8a", "#ffc861", "#fff0b8")[group]))
     _tram(picture, canvas, moment)
-
-
-_WINDOWS: dict[int, tuple[Canvas, Tensor]] = {}
-
-
-def _cached_windows(canvas: Canvas) -> Tensor:
-    kept = _WINDOWS.get(id(canvas))
-    if kept is None:
-        kept = _WINDOWS[id(canvas)] = (canvas, lit_windows(canvas))
-    return kept[1]
 
 
 def _tram(picture: Tensor, canvas: Canvas, moment: Moment) -> None:
@@ -334,4 +295,5 @@ PLACES = {
     "sea": Place(still=_sea_still, living=_sea_living),
     "meadow": Place(still=_meadow_still, living=_meadow_living),
     "city": Place(still=_city_still, living=_city_living),
+    **WILDS,
 }

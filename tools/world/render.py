@@ -20,10 +20,11 @@ from torch import Tensor
 from .lights import TABLE, Canvas, Light, Moment, paint_clouds, star_masks, still_sky
 from .motion import REFERENCE_HEIGHT, Floats, Ints, Mix, Track, follow, swing
 from .places import PLACES as PLACE_PAINTERS
-from .scene import COLOURS, LIGHTS, PLACES, SUBJECTS, Script
+from .scene import COLOURS, LIGHTS, PLACES, SUBJECTS, WEATHERS, Script
 from .shapes import Sheet, rgb
 from .subjects import COLOURS as PAINTS
 from .subjects import DRAWINGS, Look
+from .weather import Weather
 
 CHUNK = {"cpu": 16, "cuda": 384}
 """Frames painted together: what stays in the cache, or what keeps the card busy within about 2 GB."""
@@ -49,7 +50,7 @@ def render(
     if not scripts or frames < 1 or first_frame < 0:
         raise ValueError(f"nothing to render: {len(scripts)} scripts, frames {first_frame} to {first_frame + frames}")
     stage = _stage(height, width, str(torch.device(device)))
-    track = follow(scripts, first_frame=first_frame, frames=frames)
+    track = follow(scripts, first_frame=first_frame, frames=frames, span=stage.canvas.span)
     pictures = torch.empty(len(track), 3, height, width, dtype=torch.uint8, device=device)
     chunk = CHUNK.get(torch.device(device).type, CHUNK["cpu"])
     with torch.no_grad():
@@ -72,7 +73,8 @@ class _Stage:
         lights = [TABLE[name] for name in LIGHTS]
         self._sky = torch.stack([still_sky(self.canvas, light) for light in lights])
         self._stars = star_masks(self.canvas)
-        self._land = {name: self._paint_land(name, lights) for name in PLACES if name in PLACE_PAINTERS}
+        self._weather = Weather(self.canvas)
+        self._land = {name: self._paint_land(name, lights) for name in PLACES}
 
     def _paint_land(self, place: str, lights: list[Light]) -> tuple[Tensor, Tensor]:
         """What stands still in a place under every light: colour [L, 3, H, W] and what it leaves of the sky."""
@@ -90,15 +92,28 @@ class _Stage:
         pictures = self._backgrounds(track)
         for subject, chosen, share in _jobs(track.subject):
             self._add_subject(pictures, track, subject, chosen, share)
+        self._let_fall(pictures, track)
         return pictures
+
+    def _let_fall(self, pictures: Tensor, track: Track) -> None:
+        amounts = track.weather.of(np.eye(len(WEATHERS)))
+        wet = _wet(amounts)
+        if not len(wet):
+            return
+        where = _to(wet, pictures)
+        falling = pictures[where]
+        moment = Moment(track.frame[wet], track.light.part(wet), self.canvas.device)
+        self._weather.fall(falling, moment, amounts[wet])
+        pictures[where] = falling
 
     def _backgrounds(self, track: Track) -> Tensor:
         pictures: Tensor | None = None
+        amounts = track.weather.of(np.eye(len(WEATHERS)))
         for place, chosen, share in _jobs(track.place):
             for light, among, light_share in _light_jobs(track.light, chosen):
                 weight = share[among] * light_share
-                painted = self._background(place, light, track.frame[chosen[among]])
                 where = chosen[among]
+                painted = self._background(place, light, track.frame[where], amounts[where])
                 if len(where) == len(track) and bool(np.all(weight == 1.0)):
                     return painted
                 if pictures is None:
@@ -108,14 +123,21 @@ class _Stage:
             raise ValueError("a track without frames has no background")
         return pictures
 
-    def _background(self, place: int, light: Ints, frame: Ints) -> Tensor:
-        moment = Moment(frame, light, self.canvas.device)
+    def _background(self, place: int, light: Ints, frame: Ints, amounts: Floats) -> Tensor:
+        """One place, each frame under one light; amounts [n, weathers] of each weather."""
+        moment = Moment(frame, Mix.steady(light), self.canvas.device)
         index = torch.from_numpy(light).to(self.canvas.device)
+        wet = len(_wet(amounts)) > 0
         pictures = self._sky[index]
         paint_clouds(pictures, self.canvas, moment, self._stars)
-        colour, left = self._land[PLACES[place]]
-        pictures.mul_(left[index]).add_(colour[index])
+        colour, left = (still[index] for still in self._land[PLACES[place]])
+        if wet:
+            self._weather.cover_sky(pictures, moment, amounts)
+            self._weather.whiten_land(colour, 1.0 - left, moment, amounts)
+        pictures.mul_(left).add_(colour)
         PLACE_PAINTERS[PLACES[place]].living(pictures, self.canvas, moment)
+        if wet:
+            self._weather.haze(pictures, moment, amounts)
         return pictures
 
     def _add_subject(self, pictures: Tensor, track: Track, subject: int, chosen: Ints, share: Floats) -> None:
@@ -171,16 +193,19 @@ class _Stage:
         paints = [track.colour.of(np.array([rgb(PAINTS[name][side]) for name in COLOURS]))[chosen] for side in range(3)]
         body, lit, shade = (_colour(paint * tint, device) for paint in paints)
         line = _colour(paints[2] * tint * 0.3 + 0.02, device)
-        lamps = _column(track.light.of(np.array([TABLE[name].lamps for name in LIGHTS]))[chosen], body)[..., 0]
         return Look(
             body=body,
             lit=lit,
             shade=shade,
             line=line,
             tint=_colour(tint, device),
-            lamps=lamps,
             frame=track.frame[chosen],
         )
+
+
+def _wet(amounts: Floats) -> Ints:
+    """Which of the frames have any weather but a clear sky."""
+    return np.flatnonzero(amounts[:, WEATHERS.index("clear")] < 1.0)
 
 
 def _jobs(mix: Mix) -> list[tuple[int, Ints, Floats]]:

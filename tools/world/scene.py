@@ -77,9 +77,9 @@ FIRST_WORLD = WorldSpec(
     weathers=WEATHERS[:1],
 )
 FULL_WORLD = WorldSpec(
-    subjects=SUBJECTS[:4], colours=COLOURS, motions=MOTIONS, places=PLACES[:3], lights=LIGHTS, weathers=WEATHERS[:1]
+    subjects=SUBJECTS, colours=COLOURS, motions=MOTIONS, places=PLACES, lights=LIGHTS, weathers=WEATHERS
 )
-"""Everything that can be drawn; the grammar has words for four more subjects, two more places and bad weather."""
+"""Everything that can be drawn and said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

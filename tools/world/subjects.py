@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .motion import Floats, Ints, swing
-from .shapes import Sheet, box, circle, drop, join, lens, polygon, ramp, rgb, segment
+from .shapes import Sheet, box, circle, drop, ellipse, join, lens, polygon, ramp, rgb, segment
 
 OUTLINE = 1.7
 COLOURS = {
@@ -41,8 +41,6 @@ class Look:
     shade: Tensor
     line: Tensor
     tint: Tensor
-    lamps: Tensor
-    """How dark it is around, [n, 1, 1]."""
     frame: Ints
 
     def own(self, code: str) -> Tensor:
@@ -150,4 +148,126 @@ def _rocket(sheet: Sheet, x: Tensor, y: Tensor, look: Look) -> Tensor:
     return join(fins, body, nozzle)
 
 
-DRAWINGS: dict[str, Drawing] = {"balloon": _balloon, "boat": _boat, "car": _car, "rocket": _rocket}
+def _bird(sheet: Sheet, x: Tensor, y: Tensor, look: Look) -> Tensor:
+    tail = polygon(x, y, ((-13.0, 3.0), (-28.0, -5.0), (-27.0, 2.0), (-29.0, 8.0), (-12.0, 11.0)), 1.0)
+    body = ellipse(x, y, (-1.0, 5.0), (18.0, 12.5))
+    head = circle(x, y, (14.0, -6.0), 9.5)
+    beak = polygon(x, y, ((21.5, -9.5), (31.0, -5.0), (21.5, -1.5)), 0.6)
+    sheet.fill(join(tail, beak) - OUTLINE, look.line)
+    sheet.fill(tail, look.shade)
+    sheet.fill(beak, look.own("#ffb52e"))
+    trunk = join(body, head)
+    sheet.fill(trunk - OUTLINE, look.line)
+    sheet.fill(trunk, look.shaded(y + 0.3 * x, -14.0, 22.0))
+    breast = torch.maximum(ellipse(x, y, (6.0, 11.5), (13.0, 8.0)), trunk + 0.5)
+    sheet.fill(breast, torch.lerp(look.lit, look.own("#fffaf0"), 0.7))
+    sheet.fill(circle(x, y, (17.0, -8.0), 3.1), look.own("#ffffff"))
+    sheet.fill(circle(x, y, (17.8, -8.0), 1.9), look.own("#20182c"))
+    # The wing beats about the shoulder: turned, not squeezed, so that its outline stays as bold.
+    angle = 0.25 + 0.5 * look.wave(24)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    u, v = cos * (x - 2.0) - sin * (y - 1.0), sin * (x - 2.0) + cos * (y - 1.0)
+    wing = polygon(u, v, ((4.0, 2.0), (-2.0, -17.0), (-16.0, -26.0), (-14.0, -9.0), (-9.0, 2.0)), 2.0)
+    sheet.fill(wing - OUTLINE, look.line)
+    sheet.fill(wing, torch.lerp(look.body, look.shade, ramp(-20.0, 6.0, v)[:, None] * 0.8))
+    return join(trunk, tail, wing, beak)
+
+
+def _kite(sheet: Sheet, x: Tensor, y: Tensor, look: Look) -> Tensor:
+    y = y + 4.0
+    sway = 2.5 * look.wave(48)
+    bows = []
+    for level, swing_share, at_x in ((22.0, 0.5, -2.0), (29.5, -1.0, -5.5)):
+        across, down = (x - at_x - sway * swing_share).abs(), (y - level).abs()
+        # Two triangles, tip to tip.
+        bows.append(torch.maximum(across - 6.0, (down - 0.6 * across - 0.8) * 0.86))
+    tail = join(*bows)
+    string = segment(x - 0.25 * sway, y, (0.0, 17.0), (-5.5, 29.5), 1.8)
+    frame = polygon(x, y, ((0.0, -26.0), (19.0, -8.0), (0.0, 18.0), (-19.0, -8.0)), 0.8)
+    sheet.fill(string, look.line)
+    sheet.fill(tail - 1.3, look.line)
+    sheet.fill(tail, look.body)
+    sheet.fill(frame - OUTLINE, look.line)
+    sheet.fill(frame, look.shaded(x + y, -34.0, 26.0))
+    pale = torch.lerp(look.lit, look.own("#fffaf0"), 0.6)
+    for left, right in (((0.0, -26.0), (-19.0, -8.0)), ((19.0, -8.0), (0.0, 18.0))):
+        panel = polygon(x, y, (left, right, (0.0, -8.0)))
+        sheet.fill(torch.maximum(panel, frame + 0.8), pale)
+    spars = join(segment(x, y, (0.0, -26.0), (0.0, 18.0), 1.7), segment(x, y, (-19.0, -8.0), (19.0, -8.0), 1.7))
+    sheet.fill(torch.maximum(spars, frame), look.line)
+    return join(frame, tail)
+
+
+def _plane(sheet: Sheet, x: Tensor, y: Tensor, look: Look) -> Tensor:
+    x, y = x / 1.1, y / 1.1
+    upper = box(x, y, (5.0, -17.0), (14.0, 2.6), 2.0)
+    struts = join(segment(x, y, (-4.0, -16.0), (-2.0, 2.0), 2.0), segment(x, y, (13.0, -16.0), (11.0, 2.0), 2.0))
+    fin = polygon(x, y, ((-28.0, -15.0), (-21.0, -15.0), (-13.0, -2.0), (-26.0, -2.0)), 1.2)
+    hull = polygon(x, y, ((-28.0, -3.0), (-8.0, -7.0), (20.0, -7.0), (24.0, 0.0), (20.0, 7.5), (4.0, 8.5)), 2.0)
+    wheel = circle(x, y, (12.0, 17.5), 4.6)
+    leg = segment(x, y, (10.0, 8.0), (12.0, 16.0), 2.6)
+    blur = ellipse(x, y, (29.0, 0.0), (2.2, 15.0))
+    sheet.fill(blur, look.own("#f4f6ff"), soft=2.5, strength=0.6)
+    spin = 13.0 * look.wave(12).abs() + 2.0
+    blade = torch.maximum((x - 29.0).abs() - 1.3, y.abs() - spin)
+    sheet.fill(blade, look.line)
+    sheet.fill(join(struts, leg), look.line)
+    sheet.fill(join(fin, upper, hull) - OUTLINE, look.line)
+    sheet.fill(fin, look.shade)
+    sheet.fill(upper, look.shaded(y, -22.0, -10.0))
+    sheet.fill(hull, look.shaded(y, -12.0, 12.0))
+    sheet.fill(torch.maximum(hull + 0.4, (y - 3.4 + 0.06 * x).abs() - 1.3), look.own("#fff6e8"))
+    sheet.fill(circle(x, y, (26.6, 0.0), 3.2), look.own("#4a4658"))
+    pane = box(x, y, (3.0, -4.2), (4.6, 2.8), 1.5)
+    sheet.fill(pane - 1.0, look.line)
+    sheet.fill(pane, look.own("#bfe6fa"))
+    lower = box(x, y, (3.0, 8.0), (13.0, 2.8), 2.0)
+    sheet.fill(lower - OUTLINE, look.line)
+    sheet.fill(lower, look.shaded(y, 4.0, 13.0))
+    sheet.fill(wheel - 1.2, look.line)
+    sheet.fill(wheel, look.own("#3b3a4a"))
+    sheet.fill(circle(x, y, (12.0, 17.5), 1.9), look.own("#dfe3ea"))
+    return join(fin, upper, hull, lower, wheel) * 1.1
+
+
+def _whale(sheet: Sheet, x: Tensor, y: Tensor, look: Look) -> Tensor:
+    rise = 1.0 + 0.18 * look.wave(24)
+    water = []
+    for side in (-1.0, 1.0):
+        u, v = (x - 6.0) * side, (y + 14.0) / rise
+        # An arc that falls outwards: part of a ring.
+        arc = torch.maximum(circle(u, v, (6.0, -3.0), 6.0).abs() - 1.7, v + 2.0)
+        water.append(arc)
+    spout = join(*water, box(x, (y + 14.0) / rise, (6.0, 0.0), (1.6, 4.0), 1.0))
+    sheet.fill(spout - 0.9, look.own("#3a78b0"), soft=1.8)
+    sheet.fill(spout, look.own("#d6f2ff"), soft=1.6)
+    lift = 1.6 * look.wave(48)
+    stalk = polygon(x, y, ((-12.0, -4.0), (-27.0, -9.0), (-25.0, -2.0), (-10.0, 16.0)), 1.5)
+    flukes = join(
+        ellipse(x + 0.6 * (y + lift + 15.0), y + lift, (-32.5, -16.0), (4.6, 8.0)),
+        ellipse(x - 0.8 * (y + lift + 14.0), y + lift, (-22.5, -15.0), (4.6, 7.0)),
+    )
+    body = ellipse(x, y, (3.0, 5.0), (25.0, 15.5))
+    whole = join(body, stalk, flukes)
+    sheet.fill(whole - OUTLINE, look.line)
+    sheet.fill(whole, look.shaded(y + 0.2 * x, -16.0, 26.0))
+    belly = torch.maximum(ellipse(x, y, (9.0, 20.0), (24.0, 12.0)), body + 0.6)
+    sheet.fill(belly, torch.lerp(look.lit, look.own("#fffaf2"), 0.72))
+    flipper = ellipse(x + 0.7 * (y - 15.0), y, (1.0, 16.0), (5.0, 7.5))
+    sheet.fill(flipper - 1.4, look.line)
+    sheet.fill(flipper, look.shade)
+    sheet.fill(circle(x, y, (17.0, 1.5), 3.0), look.own("#ffffff"))
+    sheet.fill(circle(x, y, (17.6, 1.5), 1.9), look.own("#20182c"))
+    return whole
+
+
+DRAWINGS: dict[str, Drawing] = {
+    "balloon": _balloon,
+    "boat": _boat,
+    "car": _car,
+    "rocket": _rocket,
+    "bird": _bird,
+    "kite": _kite,
+    "plane": _plane,
+    "whale": _whale,
+}

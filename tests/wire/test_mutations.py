@@ -188,6 +188,7 @@ LONG = 1001  # steps: more than the sigma table has rows
 CONTRADICTIONS: list[tuple[Envelope, dict[str, Any], str]] = [
     (FIRST, {"reset_cross": False}, "reset_cross"),
     (STEADY, {"expected_generator_calls": 3}, "expected_generator_calls"),
+    (STEADY, {"expected_generator_calls": 5}, "expected_generator_calls"),
     (FIRST, {"expected_generator_calls": 2}, "expected_generator_calls"),
     (STEADY, {"start_frame": 4}, "start_frame"),
     (STEADY, {"context": None}, "context"),

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools.world import captions
+from tools.world import render as drawing
 from tools.world.motion import WORLD_CYCLE, follow
 from tools.world.render import render
 from tools.world.scene import FIRST_WORLD, FULL_WORLD, LOOK_FADE, Factors, Script, WorldSpec
@@ -204,3 +205,12 @@ def test_a_world_too_small_to_spare_anything_keeps_nothing_out() -> None:
         subjects=("car",), colours=("red",), motions=("floats",), places=("sea",), lights=("noon",), weathers=("clear",)
     )
     assert captions.held_out(tiny) == set()
+
+
+@pytest.mark.parametrize("subject", FULL_WORLD.subjects)
+def test_no_part_of_a_subject_is_beyond_its_reach(subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = Factors(subject=subject, colour="red", motion="floats", place="sea", light="night", weather="clear")
+    script = Script(scenes=((0, factors),))
+    near = paint([script], 0, 24)
+    monkeypatch.setattr(drawing, "REACH", 2.0 * drawing.REACH)
+    assert torch.equal(near, paint([script], 0, 24))

@@ -195,7 +195,7 @@ def _kite(sheet: Sheet, x: Tensor, y: Tensor, look: Look) -> Tensor:
         sheet.fill(torch.maximum(panel, frame + 0.8), pale)
     spars = join(segment(x, y, (0.0, -26.0), (0.0, 18.0), 1.7), segment(x, y, (-19.0, -8.0), (19.0, -8.0), 1.7))
     sheet.fill(torch.maximum(spars, frame), look.line)
-    return join(frame, tail)
+    return join(frame, string)
 
 
 def _plane(sheet: Sheet, x: Tensor, y: Tensor, look: Look) -> Tensor:

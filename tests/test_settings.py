@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genlock.errors import SettingUnknown, UsageError
-from genlock.settings import Option, Settings, Value, options, origins, settings_from, share_the_cores
+from genlock.settings import SPIN_TURNS, Option, Settings, Value, options, origins, settings_from, share_the_cores
 
 
 def values_of(option: Option) -> st.SearchStrategy[Value]:
@@ -68,10 +68,11 @@ def test_every_setting_is_documented() -> None:
     assert all(option.doc and (option.unit or option.choices or option.kind is bool) for option in options())
 
 
-def test_idle_threads_sleep_unless_told_otherwise() -> None:
-    untouched = {"OMP_WAIT_POLICY": "ACTIVE"}
-    share_the_cores(untouched)
-    assert untouched == {"OMP_WAIT_POLICY": "ACTIVE"}
+def test_idle_threads_spin_briefly_unless_told_otherwise() -> None:
+    for told in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}):
+        untouched = dict(told)
+        share_the_cores(untouched)
+        assert untouched == told
     fresh: dict[str, str] = {}
     share_the_cores(fresh)
-    assert fresh == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert fresh == {"GOMP_SPINCOUNT": SPIN_TURNS}

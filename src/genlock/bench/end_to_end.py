@@ -5,6 +5,7 @@ Measures; judges nothing. Warm-up chunks are made and written like all others an
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -68,11 +69,21 @@ def end_to_end(settings: Settings, *, prompt: str, seconds: float, seed: int = 4
         regime=str(planned.regime),
         chunk_ms=(median(chunks), min(chunks), max(chunks)),
         phase_ms=phases,
-        hardware=f"{platform.machine()}, {platform.processor() or 'processor unknown'}",
+        hardware=f"{platform.machine()}, {processor()}, {os.cpu_count()} cores",
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
         python=platform.python_version(),
     )
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or "processor unknown"
 
 
 def as_json(result: EndToEnd, command: str) -> dict[str, object]:

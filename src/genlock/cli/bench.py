@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -55,4 +56,4 @@ def end_to_end(
     click.echo(f"a chunk: median {typical:.0f} ms, least {least:.0f}, most {most:.0f}")
     click.echo("where it goes: " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.phase_ms.items()))
     if json_file is not None:
-        json_file.write_text(json.dumps(as_json(result, " ".join(sys.argv)), indent=1) + "\n")
+        json_file.write_text(json.dumps(as_json(result, shlex.join(["genlock", *sys.argv[1:]])), indent=1) + "\n")

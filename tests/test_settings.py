@@ -9,7 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genlock.errors import SettingUnknown, UsageError
-from genlock.settings import SPIN_TURNS, Option, Settings, Value, options, origins, settings_from, share_the_cores
+from genlock.settings import (
+    SPIN_TURNS,
+    Deadlines,
+    FaultKind,
+    Option,
+    Phase,
+    Settings,
+    Value,
+    faults_from,
+    launch_from,
+    options,
+    origins,
+    settings_from,
+    share_the_cores,
+)
 
 
 def values_of(option: Option) -> st.SearchStrategy[Value]:
@@ -76,3 +90,41 @@ def test_idle_threads_spin_briefly_unless_told_otherwise() -> None:
     fresh: dict[str, str] = {}
     share_the_cores(fresh)
     assert fresh == {"GOMP_SPINCOUNT": SPIN_TURNS}
+
+
+def test_a_rank_knows_its_place_by_the_torchrun_contract() -> None:
+    assert launch_from({"PATH": "/bin"}) is None
+    place = launch_from(
+        {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "9"}
+    )
+    assert place is not None
+    assert (place.rank, place.world, place.one_host, place.supervised) == (1, 2, True, None)
+    with pytest.raises(UsageError, match="RANK"):
+        launch_from({"RANK": "2", "WORLD_SIZE": "2"})
+    with pytest.raises(UsageError, match="MASTER_PORT"):
+        launch_from({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "x"})
+
+
+def test_faults_are_planted_by_rank_phase_and_chunk() -> None:
+    faults = faults_from("kill:rank=1,phase=payload,chunk=2; stop:rank=0,phase=load")
+    assert faults.at(1, Phase.PAYLOAD, 2) == (FaultKind.KILL,)
+    assert faults.at(1, Phase.PAYLOAD, 1) == faults.at(0, Phase.PAYLOAD, 2) == ()
+    assert faults.at(0, Phase.LOAD, -1) == (FaultKind.STOP,)
+    assert faults_from("none").planted == ()
+    for wrong in (
+        "kill",
+        "kill:rank=1",
+        "kill:rank=x,phase=load",
+        "tickle:rank=1,phase=load",
+        "kill:rank=1,phase=lunch",
+    ):
+        with pytest.raises(UsageError, match="GENLOCK_FAULTS"):
+            faults_from(wrong)
+
+
+@given(st.integers(min_value=2, max_value=600))
+def test_who_can_say_most_speaks_first(answer_s: int) -> None:
+    deadlines = Deadlines(answer_s=answer_s)
+    assert deadlines.verdict_s < deadlines.group_s < deadlines.supervisor_s
+    assert deadlines.of(Phase.IDLE) is None
+    assert all(deadlines.of(phase) for phase in Phase if phase is not Phase.IDLE)

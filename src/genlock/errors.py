@@ -272,6 +272,83 @@ class NotFinite(Tripwire):
     default_remedy = "check the checkpoint and the precision; float32 tells weights from rounding"
 
 
+class CollectiveRefused(Tripwire):
+    """A collective that the plan does not foresee: no plan in force, another thread, shape, dtype or layout."""
+
+    code = "GL-COLL-01"
+
+
+class PeerRefused(Tripwire):
+    """A rank of the mesh found a frame wrong; nobody has entered the broadcast."""
+
+    code = "GL-MESH-02"
+    default_remedy = "the named rank and field differ from what rank 0 sent: compare versions and settings of that host"
+
+
+class MeshDisagrees(Tripwire):
+    """Ranks that should have done and hold the same did not; the column says in what."""
+
+    code = "GL-MESH-03"
+    default_remedy = "do not use this chunk; look at the named rank first (memory, weights, versions)"
+
+
+# -- ranks that are gone or silent, exit 11 and 12 ---------------------------------------------------------------
+
+
+class RankDied(GenlockError):
+    """A rank's process ended before its work did."""
+
+    code = "GL-RANK-01"
+    exit_code = 11
+    default_remedy = "look at what that rank printed last, and at the system's log for its process"
+
+
+class LinkBroken(RankDied):
+    """The other side of a control connection is gone, or what came over it cannot be read."""
+
+    code = "GL-LINK-01"
+
+
+class RankSilent(GenlockError):
+    """A rank is stopped, or has not moved on for longer than its phase may last."""
+
+    code = "GL-RANK-02"
+    exit_code = 12
+    default_remedy = "look at the named rank's stacks in the run's folder; a larger --deadline only waits longer"
+
+
+class LinkTimeout(RankSilent):
+    """A frame could not be sent or did not come within its time. The connection cannot be used any more."""
+
+    code = "GL-LINK-02"
+
+
+# -- start-up, exit 13 -------------------------------------------------------------------------------------------
+
+
+class GateRefused(GenlockError):
+    """Ranks that differ in something that must be equal, or a rank that did not come; the table says which."""
+
+    code = "GL-GATE-01"
+    exit_code = 13
+    default_remedy = "make the named values equal on every rank, and start again"
+
+
+class GateMissed(GateRefused):
+    """Ranks that did not reach a gate within its time."""
+
+    code = "GL-GATE-02"
+    default_remedy = "look at what the named ranks printed; start as many ranks as --mesh says"
+
+
+class LaunchRefused(GenlockError):
+    """Ranks that cannot be started or cannot find each other: a port in use, a key file missing, a wrong key."""
+
+    code = "GL-LAUNCH-01"
+    exit_code = 13
+    default_remedy = "choose another port with MASTER_PORT or --control-port"
+
+
 class OutOfMemory(GenlockError):
     """The device's or the machine's memory did not suffice."""
 

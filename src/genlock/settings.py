@@ -20,7 +20,11 @@ from genlock.errors import SettingUnknown, UsageError
 PREFIX = "GENLOCK_"
 
 # Variables of this prefix that are no settings of a run: name -> what reads it.
-READ_ELSEWHERE = {"GENLOCK_GOLDEN": "tests: the folder that holds the recorded tensors"}
+READ_ELSEWHERE = {
+    "GENLOCK_GOLDEN": "tests: the folder that holds the recorded tensors",
+    "GENLOCK_BEACON_FD": "a rank: where its beacons go, from its supervisor",
+    "GENLOCK_KEY_FD": "a rank: where the key of this run can be read once, from its supervisor",
+}
 
 SPIN_TURNS = "4000"  # of an idle thread of the tensor library before it sleeps
 
@@ -35,6 +39,7 @@ class Parity(StrEnum):
 
     ALL_RANKS = "all ranks"  # a difference ends the start, with a table
     RANK_0 = "rank 0"  # read on rank 0 alone; what follows from it travels in the envelope
+    EACH_RANK = "each rank"  # a matter of one host; may differ
 
 
 def _option(
@@ -98,10 +103,285 @@ class Settings:
         unit="prompts",
         minimum=1,
     )
+    topology: str = _option(
+        default="solo",
+        doc="who runs what: `solo` is one rank; `tp` shares the generator out over a mesh of ranks",
+        parity=Parity.ALL_RANKS,
+        choices=("solo", "tp"),
+    )
+    mesh: int = _option(
+        default=1,
+        doc="ranks that share the generator; divides its heads",
+        parity=Parity.ALL_RANKS,
+        unit="ranks",
+        minimum=1,
+    )
+    deadline: int = _option(
+        default=20,
+        doc="how long a rank of a mesh may keep the others waiting in one phase of a chunk before the run ends",
+        parity=Parity.ALL_RANKS,
+        unit="seconds",
+        minimum=2,
+    )
+    bring_up: bool = _option(
+        default=False,
+        doc="every check of a mesh at every chunk, whatever it costs; for a new machine or a hunt",
+        parity=Parity.ALL_RANKS,
+    )
+    check_every: int = _option(
+        default=16,
+        doc="chunks between two rounds of the costly checks (weights, keys and values, outputs)",
+        parity=Parity.ALL_RANKS,
+        unit="chunks",
+        minimum=1,
+    )
+    control_port: int = _option(
+        default=0,
+        doc="TCP port of the control connections where ranks are on several hosts; 0 is MASTER_PORT + 1",
+        parity=Parity.EACH_RANK,
+        unit="port",
+    )
+    key_file: str = _option(
+        default="auto",
+        doc="file with the key of the control connections, the same on every host; `auto` makes one where all ranks "
+        "are on one host",
+        parity=Parity.EACH_RANK,
+        unit="path",
+    )
+    run_dir: str = _option(
+        default="auto",
+        doc="folder of a mesh run: recorders and causes of failure; `auto` is a new one, kept only if the run fails",
+        parity=Parity.EACH_RANK,
+        unit="path",
+    )
+    faults: str = _option(
+        default="none",
+        doc="faults planted on purpose, for drills: `none`, or a list as `kill:rank=1,phase=payload,chunk=2`",
+        parity=Parity.ALL_RANKS,
+        unit="list",
+    )
 
     def __post_init__(self) -> None:
         for option in options():
             option.check(getattr(self, option.name))
+
+
+class Phase(StrEnum):
+    """Where a rank is, from its start to its end: what a beacon says, and what a deadline belongs to."""
+
+    LAUNCH = "launch"
+    GATE_1 = "gate 1"
+    RENDEZVOUS = "rendezvous"
+    LOAD = "load"
+    GATE_2A = "gate 2a"
+    WARM_UP = "warm-up"
+    GATE_2B = "gate 2b"
+    IDLE = "idle"  # waiting for a frame, or for somebody to ask for one: no deadline
+    ACCEPT = "accept"  # a frame is announced and answered, before anything is committed
+    PAYLOAD = "payload"
+    CALL = "generator call"
+    VERDICT = "verdict"
+    DELIVER = "deliver"  # rank 0 alone: decoding, writing
+    DRAIN = "drain"
+    EXIT = "exit"
+
+
+START_PHASES = (
+    Phase.LAUNCH,
+    Phase.GATE_1,
+    Phase.RENDEZVOUS,
+    Phase.LOAD,
+    Phase.GATE_2A,
+    Phase.WARM_UP,
+    Phase.GATE_2B,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """How long each phase may last, in seconds, all in one place. D is `answer_s`: `settings.deadline`.
+
+    A rank's own watchdog ends it when its phase is over time; the supervisor ends a rank that is stopped for D, or
+    that its own watchdog did not end `grace_s` after its time. verdict_s < group_s < supervisor_s, so that the rank
+    that can say most speaks first.
+    """
+
+    answer_s: float
+    launch_s: float = 120.0  # from the start of the process to gate 1: Python, torch
+    gate_s: float = 60.0
+    rendezvous_s: float = 60.0
+    load_s: float = 600.0
+    warm_up_s: float = 600.0
+    deliver_s: float = 60.0
+    records_s: float = 1.0  # the supervisor's wait for the causes of failure after the first exit
+    grace_s: float = 1.0
+
+    @property
+    def verdict_s(self) -> float:
+        return 0.8 * self.answer_s
+
+    @property
+    def group_s(self) -> float:
+        """Of torch's process group, once it is started: until then it is as long as a load or a warm-up may take."""
+        return 0.9 * self.answer_s
+
+    @property
+    def supervisor_s(self) -> float:
+        return self.answer_s
+
+    @property
+    def exit_s(self) -> float:
+        return min(self.answer_s, 10.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.verdict_s < self.group_s < self.supervisor_s + self.grace_s:
+            raise UsageError(f"a deadline of {self.answer_s:g} seconds", where="GENLOCK_DEADLINE")
+
+    def of(self, phase: Phase) -> float | None:
+        """Seconds a rank may spend in a phase without a sign of progress; None is for ever."""
+        return {
+            Phase.LAUNCH: self.launch_s,
+            Phase.GATE_1: self.gate_s,
+            Phase.RENDEZVOUS: self.rendezvous_s,
+            Phase.LOAD: self.load_s,
+            Phase.GATE_2A: max(self.gate_s, self.load_s),
+            Phase.WARM_UP: self.warm_up_s,
+            Phase.GATE_2B: max(self.gate_s, self.warm_up_s),
+            Phase.IDLE: None,
+            Phase.ACCEPT: self.answer_s,
+            Phase.PAYLOAD: self.answer_s,
+            Phase.CALL: self.answer_s,
+            Phase.VERDICT: self.answer_s,
+            Phase.DELIVER: self.deliver_s,
+            Phase.DRAIN: self.answer_s,
+            Phase.EXIT: self.exit_s,
+        }[phase]
+
+
+class FaultKind(StrEnum):
+    """What a drill can do to a rank, at a named moment."""
+
+    KILL = "kill"  # SIGKILL
+    STOP = "stop"  # SIGSTOP
+    REFUSE = "refuse"  # finds a good frame wrong
+    SKIP_CALL = "skip_call"  # leaves out a generator call
+    EXTRA_CALL = "extra_call"
+    CHANGE_INPUT = "change_input"  # one value, after receipt
+    CHANGE_WEIGHT = "change_weight"
+    CHANGE_KV = "change_kv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantedFault:
+    """One fault. chunk: the chunk in which it strikes (-1: while starting or warm); ignored by start-up phases."""
+
+    kind: FaultKind
+    rank: int
+    phase: Phase
+    chunk: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Faults planted on purpose; none in a normal run. Equal on all ranks, and part of gate 1's manifest."""
+
+    planted: tuple[PlantedFault, ...] = ()
+
+    def at(self, rank: int, phase: Phase, chunk: int = 0) -> tuple[FaultKind, ...]:
+        """What strikes `rank` as it enters `phase` in `chunk`."""
+        return tuple(
+            fault.kind
+            for fault in self.planted
+            if fault.rank == rank and fault.phase is phase and (phase in START_PHASES or fault.chunk == chunk)
+        )
+
+
+def faults_from(text: str) -> Faults:
+    """`none`, or faults split by `;`: `kill:rank=1,phase=payload,chunk=2`. Raises UsageError naming the setting."""
+    if text == "none":
+        return Faults()
+    return Faults(tuple(_planted(part.strip()) for part in text.split(";")))
+
+
+def _planted(text: str) -> PlantedFault:
+    kind, _, rest = text.partition(":")
+    values = dict(pair.partition("=")[::2] for pair in rest.split(","))
+    try:
+        if not {"rank", "phase"} <= set(values) <= {"rank", "phase", "chunk"}:
+            raise ValueError(text)
+        return PlantedFault(
+            kind=FaultKind(kind),
+            rank=int(values["rank"]),
+            phase=Phase(values["phase"]),
+            chunk=int(values.get("chunk", "0")),
+        )
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is not a fault", where="GENLOCK_FAULTS", remedy="write it as kill:rank=1,phase=payload,chunk=2"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervised:
+    """What a rank inherits from genlock's own supervisor: two descriptors and a folder."""
+
+    beacon_fd: int
+    key_fd: int
+    run_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A process's place among the ranks, by the variables of the torchrun contract. supervised: by genlock itself."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+    master_addr: str
+    master_port: int
+    run_id: str
+    supervised: Supervised | None
+
+    @property
+    def one_host(self) -> bool:
+        return self.local_world == self.world
+
+
+def launch_from(environ: Mapping[str, str]) -> Launch | None:
+    """This process's place; None where no launcher gave it one (RANK and WORLD_SIZE are not both set).
+
+    Raises UsageError for a variable out of its form.
+    """
+    if "RANK" not in environ or "WORLD_SIZE" not in environ:
+        return None
+
+    def number(name: str, default: str) -> int:
+        try:
+            return int(environ.get(name, default))
+        except ValueError:
+            raise UsageError(f"{environ[name]!r} is not a whole number", where=name) from None
+
+    supervised = None
+    if "GENLOCK_BEACON_FD" in environ:
+        supervised = Supervised(
+            beacon_fd=number("GENLOCK_BEACON_FD", ""),
+            key_fd=number("GENLOCK_KEY_FD", ""),
+            run_dir=environ["GENLOCK_RUN_DIR"],
+        )
+    launch = Launch(
+        rank=number("RANK", ""),
+        world=number("WORLD_SIZE", ""),
+        local_rank=number("LOCAL_RANK", "0"),
+        local_world=number("LOCAL_WORLD_SIZE", "0"),
+        master_addr=environ.get("MASTER_ADDR", ""),
+        master_port=number("MASTER_PORT", "0"),
+        run_id=environ.get("TORCHELASTIC_RUN_ID", ""),
+        supervised=supervised,
+    )
+    if not 0 <= launch.rank < launch.world:
+        raise UsageError(f"rank {launch.rank} of {launch.world}", where="RANK", remedy="count ranks from 0")
+    return launch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +476,16 @@ def share_the_cores(environ: MutableMapping[str, str] | None = None) -> None:
 def from_environment() -> Settings:
     """Settings as this process's environment says. Errors as in `settings_from`."""
     return settings_from(os.environ)
+
+
+def launch() -> Launch | None:
+    """This process's place among the ranks, as its environment says. Errors as in `launch_from`."""
+    return launch_from(os.environ)
+
+
+def rank_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a rank to be started: this process's own, and `extra`."""
+    return {**os.environ, **extra}
 
 
 def origins(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -50,6 +50,28 @@ class ModelShape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatorStage:
+    """widths: channels at 1/2 to 1/16 of the picture's size; maps: places looked at; hidden: features of a frame.
+
+    pool_clips clips of clip_frames (1 + 4 n) frames are kept, rendered in groups that share their first frame, for at
+    most pool_seconds at first; one more group every refresh_every steps. Batches count windows of a chunk.
+    """
+
+    widths: tuple[int, int, int, int] = (24, 48, 96, 128)
+    maps: int = 6
+    hidden: int = 192
+    pool_clips: int = 8000
+    pool_seconds: float = 40.0
+    clip_frames: int = 21
+    group: int = 18
+    refresh_every: int = 3
+    batch: int = 128
+    peak_lr: float = 1.5e-3
+    exam_clips: int = 2000
+    tail_seconds: float = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VaeStage:
     """pool_takes takes of pool_chunks chunks are rendered once, or as many as pool_seconds allow. image_share: of the
     time, single frames only. Batches count clips. warm_share: of the clips, those that go on after warm_frames frames
@@ -122,6 +144,7 @@ class Preset:
     vae: VaeStage
     teacher: TeacherStage
     student: StudentStage
+    evaluator: EvaluatorStage = EvaluatorStage()
     seed: int = 7
 
 
@@ -256,6 +279,18 @@ SMOKE = Preset(
         eval_prompts=2,
         eval_chunks=4,
         tail_seconds=0.5,
+    ),
+    evaluator=EvaluatorStage(
+        widths=(8, 16, 16, 24),
+        maps=3,
+        hidden=32,
+        pool_clips=16,
+        pool_seconds=1.0,
+        clip_frames=13,
+        group=4,
+        batch=4,
+        exam_clips=16,
+        tail_seconds=0.8,
     ),
 )
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genlock.engine.recording import FORMAT, INDEX
-from genlock.engine.solo import Made
+from genlock.engine.rounds import Made
 from genlock.errors import InputOutputError, UsageError
 from genlock.generator.config import GeneratorConfig, frame_tokens
 from genlock.generator.whole_file import whole_file

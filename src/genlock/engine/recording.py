@@ -63,6 +63,8 @@ class Case:
     def policy(self) -> CachePolicy:
         """The cache rule as recorded. An unlimited window is as large as the cache that was set aside."""
         config = self.config
+        if self.one_call:
+            return recompute_policy(context_frames=1, chunk_frames=self.config["frames"])
         if config["policy"] == Policy.RECOMPUTE:
             return recompute_policy(context_frames=config["kv_cache_num_frames"], chunk_frames=config["chunk_frames"])
         window = config["local_attn_size"]

@@ -10,7 +10,7 @@ Causes of an event: `prompts` where they differ from the event before, `transiti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,25 +19,27 @@ import torch
 from torch import Tensor
 
 from genlock.engine.recording import Case
-from genlock.engine.solo import SoloEngine
+from genlock.engine.rounds import Engine, Generation
+from genlock.engine.solo import Alone
 from genlock.errors import ReplayFailed
-from genlock.generator.cache import KeyValueCache
 from genlock.generator.checkpoint import load_generator
-from genlock.generator.config import SPATIAL_STRIDE, frame_tokens
+from genlock.generator.config import SPATIAL_STRIDE
 from genlock.generator.model import Generator
 from genlock.generator.sampler import Call
 from genlock.generator.schedule import Schedule
 from genlock.generator.stream import Stream
-from genlock.generator.window import Policy, Span
+from genlock.generator.window import Policy
 from genlock.wire.digest import embeds_id
 from genlock.wire.envelope import Envelope
 from genlock.wire.kinds import Plan, Recache, Regime
 from genlock.wire.lifecycle import begin
+from genlock.wire.prepare import prepare
 
 if TYPE_CHECKING:
     from genlock.stage0.timeline import Request
 
 KINDS = ("latents", "flow", "keys", "values", "contexts", "schedule", "pixels")
+Begun = Callable[[Case, str], "Generation"]  # a case and a device: what generates its chunks
 FPS = 16.0  # of the grid of chunks; a recording has no clock
 
 
@@ -76,6 +78,11 @@ class Recorded:
     def get(self, name: str) -> Tensor | None:
         return self.tensors.get(f"chunk{self.chunk:02d}.{name}")
 
+    def flow(self, step: int) -> Tensor | None:
+        """[1, F, C, h, w] of a denoise step; a recording of one call has its one flow, channels first."""
+        alone = self.tensors.get("flow")
+        return self.get(f"step{step}.flow") if alone is None else alone.transpose(1, 2)
+
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[f"chunk{self.chunk:02d}.{name}"]
 
@@ -89,25 +96,38 @@ def load_case_generator(case: Case, device: str = "cpu") -> Generator:
     return generator.eval()
 
 
-def replay_envelopes(case: Case, *, device: str = "cpu") -> Iterator[ChunkErrors]:
-    """Feed what each chunk was computed from; compare what came out."""
-    generator, tensors = load_case_generator(case, device), case.tensors()
-    if case.one_call:
-        yield _replay_one_call(case, generator, tensors)
-        return
+def alone(case: Case, device: str) -> Generation:
+    """The recording's model on this process."""
     rows, columns = case.latent_size
-    stream = Stream(generator, case.policy, latent_height=rows, latent_width=columns)
+    return Alone(Stream(load_case_generator(case, device), case.policy, latent_height=rows, latent_width=columns))
+
+
+def replay_envelopes(case: Case, *, device: str = "cpu", begun: Begun = alone) -> Iterator[ChunkErrors]:
+    """Feed what each chunk was computed from; compare what came out."""
+    tensors, generation = case.tensors(), begun(case, device)
+    sender = begin(case.policy, max_rope_positions=case.generator.max_rope_positions)
+    for number, envelope in enumerate(recorded_envelopes(case, tensors)):
+        prepared, sender = prepare(envelope, sender)
+        recorded = Recorded(tensors, number)
+        report = ChunkErrors(case=case.name, chunk=number)
+        latents = generation.make(prepared, prepared.unpack(), watcher(generation.stream, recorded, report))
+        compare_chunk(report, generation.stream, recorded, latents)
+        yield report
+    generation.close(sender)
+
+
+def recorded_envelopes(case: Case, tensors: Mapping[str, Tensor]) -> Iterator[Envelope]:
+    """What every recorded chunk was computed from, in order."""
+    if case.one_call:
+        yield one_call_envelope(case, tensors)
+        return
     previous: Tensor | None = None
     for event in case.events:
         recorded = Recorded(tensors, event["chunk"])
         embeds = recorded.get("cond")
         embeds = tensors[f"emb.{event['prompts'][0]['text']}"] if embeds is None else embeds
-        envelope = recorded_envelope(case, event, recorded, embeds, changed=not _same(embeds, previous))
+        yield recorded_envelope(case, event, recorded, embeds, changed=not _same(embeds, previous))
         previous = embeds
-        report = ChunkErrors(case=case.name, chunk=event["chunk"])
-        latents = stream.run(envelope, watcher(stream, recorded, report))
-        compare_chunk(report, stream, recorded, latents)
-        yield report
 
 
 def watcher(stream: Stream, recorded: Recorded, report: ChunkErrors) -> Any:
@@ -115,7 +135,7 @@ def watcher(stream: Stream, recorded: Recorded, report: ChunkErrors) -> Any:
 
     def on_call(call: Call, step: int, flow: Tensor, x0: Tensor | None) -> None:
         if call is Call.DENOISE and x0 is not None:
-            report.compare("flow", flow, recorded.get(f"step{step}.flow"))
+            report.compare("flow", flow, recorded.flow(step))
             report.compare("latents", x0, recorded.get(f"step{step}.x0"))
         elif call is not Call.CACHE_WRITE:
             compare_cache(report, stream, recorded, "kv_ctx" if call is Call.RECOMPUTE else "kv_recache")
@@ -124,15 +144,17 @@ def watcher(stream: Stream, recorded: Recorded, report: ChunkErrors) -> Any:
 
 
 def compare_chunk(report: ChunkErrors, stream: Stream, recorded: Recorded, latents: Tensor) -> None:
-    report.compare("latents", latents, recorded["x0"])
+    report.compare("latents", latents, recorded.get("x0"))
     compare_cache(report, stream, recorded, "kv")
 
 
 def compare_cache(report: ChunkErrors, stream: Stream, recorded: Recorded, name: str) -> None:
+    """This rank's heads of every layer that was recorded."""
+    rank, size = stream.generator.parallel.rank, stream.generator.parallel.size
     for layer in range(stream.generator.config.num_layers):
-        keys, values = stream.cache.held(layer, stream.held.end)
-        report.compare("keys", keys, recorded.get(f"{name}.layer{layer}.k"))
-        report.compare("values", values, recorded.get(f"{name}.layer{layer}.v"))
+        for kind, held in zip(("keys", "values"), stream.cache.held(layer, stream.held.end), strict=True):
+            whole = recorded.get(f"{name}.layer{layer}.{kind[0]}")
+            report.compare(kind, held, None if whole is None else whole.chunk(size, dim=2)[rank])
 
 
 def recorded_envelope(
@@ -177,10 +199,42 @@ def recorded_envelope(
     )
 
 
-def replay_session(case: Case, *, device: str = "cpu") -> Iterator[ChunkErrors]:
+def one_call_envelope(case: Case, tensors: Mapping[str, Tensor]) -> Envelope:
+    """A recorded call of the model alone, as the only step of a first chunk. Its flow is what counts, not its sigma."""
+    rows, columns = case.latent_size
+    x, embeds = tensors["x"].transpose(1, 2)[0].contiguous(), tensors["context"][0]
+    return Envelope(
+        plan=Plan.V1_GENERATOR_ONLY,
+        height=rows * SPATIAL_STRIDE,
+        width=columns * SPATIAL_STRIDE,
+        num_frames=x.shape[0],
+        start_frame=0,
+        window_frames=0,
+        reset_kv=True,
+        reset_cross=True,
+        cache_policy=case.policy.policy,
+        regime=Regime.R0A,
+        do_recompute=False,
+        do_cache_write=False,
+        recache=None,
+        timesteps=tensors["t"].float(),
+        sigmas=torch.ones(1),
+        expected_generator_calls=1,
+        attention_bias=1.0,
+        pad_sink=False,
+        noise=x,
+        step_noise=x.new_empty(0, *x.shape),
+        embeds=embeds,
+        embeds_id=embeds_id(embeds),
+        context=None,
+        seed=0,
+    )
+
+
+def replay_session(case: Case, *, device: str = "cpu", begun: Begun = alone) -> Iterator[ChunkErrors]:
     """Feed causes alone; the session's own timeline, context, anchors, mixes and pixels are compared with what was
     recorded. Not for `one_shot`, which is no session."""
-    engine, tensors = _closed_loop(case, device), case.tensors()
+    engine, tensors = _closed_loop(case, device, begun), case.tensors()
     before: Mapping[str, Any] = {}
     for event in case.events[: closed_loop_chunks(case)]:
         recorded = Recorded(tensors, event["chunk"])
@@ -209,6 +263,7 @@ def replay_session(case: Case, *, device: str = "cpu") -> Iterator[ChunkErrors]:
         if made.pixels is not None:
             report.compare("pixels", made.pixels, recorded.get("pixels"))
         yield report
+    engine.generation.close(engine.sender)
 
 
 def closed_loop_chunks(case: Case) -> int:
@@ -225,14 +280,14 @@ def closed_loop_chunks(case: Case) -> int:
     return len(case.events)
 
 
-def _closed_loop(case: Case, device: str) -> SoloEngine:
+def _closed_loop(case: Case, device: str, begun: Begun) -> Engine:
     """A session over the recorded weights, with the recorded embeddings in place of a text encoder."""
     from genlock.media.vae_checkpoint import load_vae  # noqa: PLC0415 - rank 0's rooms
     from genlock.stage0.chunk import Sources, StreamSettings  # noqa: PLC0415
     from genlock.stage0.planner import Planner  # noqa: PLC0415
     from genlock.stage0.timeline import Controls  # noqa: PLC0415
 
-    generator, tensors = load_case_generator(case, device), case.tensors()
+    tensors = case.tensors()
     vae = None if case.vae_path is None else load_vae(case.vae_path, case.vae).to(device)
     rows, columns = case.latent_size
     rolling = case.policy.policy is Policy.ROLLING
@@ -261,9 +316,9 @@ def _closed_loop(case: Case, device: str) -> SoloEngine:
         video=None if vae is None else vae.encode,
     )
     lifecycle = begin(case.policy, max_rope_positions=case.generator.max_rope_positions)
-    return SoloEngine(
+    return Engine(
         planner=Planner(settings, sources, lifecycle),
-        stream=Stream(generator, case.policy, latent_height=rows, latent_width=columns),
+        generation=begun(case, device),
         vae=vae,
         lifecycle=lifecycle,
         clock=lambda: 0.0,
@@ -300,27 +355,6 @@ def _with_recorded_noise(envelope: Envelope, *, recorded: Recorded) -> Envelope:
     later = [recorded[f"noise{step}"].reshape(noise.shape)[0] for step in range(1, envelope.steps)]
     initial = envelope.noise if recorded.get("z") is not None else noise[0]
     return replace(envelope, noise=initial, step_noise=torch.stack(later))
-
-
-def _replay_one_call(case: Case, generator: Generator, tensors: Mapping[str, Tensor]) -> ChunkErrors:
-    x, config = tensors["x"].transpose(1, 2).to(generator.device), generator.config
-    frames = x.shape[1]
-    rows, columns = case.latent_size
-    store = KeyValueCache(
-        layers=config.num_layers,
-        frames=frames,
-        tokens=frame_tokens(rows, columns),
-        heads=config.num_heads,
-        head_dim=config.head_dim,
-        device=generator.device,
-    )
-    with torch.inference_mode():
-        cross = generator.cross_kv(tensors["context"].to(generator.device))
-        span = Span(frames=frames, rope_start=0, write_start=0, visible=frames)
-        flow = generator(x, tensors["t"].view(1, 1).to(generator.device), cross, store, span)
-    report = ChunkErrors(case=case.name, chunk=0)
-    report.compare("flow", flow.transpose(1, 2), tensors["flow"])
-    return report
 
 
 def _same(a: Tensor, b: Tensor | None) -> bool:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from genlock.engine.solo import SoloEngine
+from genlock.engine.rounds import Engine
+from genlock.engine.solo import Alone
 from genlock.errors import DeviceUnavailable, UsageError
 from genlock.generator.checkpoint import load_generator
 from genlock.generator.config import latent_size
@@ -71,7 +72,7 @@ class Session:
 
     def __init__(
         self,
-        engine: SoloEngine,
+        engine: Engine,
         text: TextEncoder,
         *,
         used: Preset,
@@ -239,13 +240,13 @@ def open(
         ),
         lifecycle,
     )
-    engine = SoloEngine(
+    stream = Stream(generator, used.cache, latent_height=rows, latent_width=columns)
+    engine = Engine(
         planner=planner,
-        stream=Stream(generator, used.cache, latent_height=rows, latent_width=columns),
+        generation=Alone(stream, strict=settings.strict),
         vae=vae,
         lifecycle=lifecycle,
         clock=time.perf_counter,
-        strict=settings.strict,
     )
     video = None
     if input_video is not None:

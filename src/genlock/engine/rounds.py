@@ -1,0 +1,111 @@
+"""One chunk after another on rank 0: plan, prepare, generate, decode, absorb.
+
+The order and the checks are those of every topology: phase B runs from what was packed, a receiving copy of the
+lifecycle accepts the frame, and pixels are decoded one latent frame at a time. Who generates, this rank alone or a mesh
+with it, is handed in. What is not here: words, files, sizes of models, and any decision about what to show.
+
+    F  latent frames     C, h, w  latent channels, rows, columns     T  pixel frames     H, W  pixel rows and columns
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from genlock.generator.stream import OnCall, Stream
+from genlock.wire.envelope import Envelope, check_model
+from genlock.wire.lifecycle import State, accept
+from genlock.wire.prepare import Prepared, prepare
+
+if TYPE_CHECKING:
+    from genlock.media.vae import Vae
+    from genlock.stage0.chunk import Planned
+    from genlock.stage0.planner import Planner
+
+Clock = Callable[[], float]
+Alter = Callable[[Envelope], Envelope]  # a replay puts recorded noise in place of what was drawn
+
+
+class Generation(Protocol):
+    """What makes the latents of a prepared chunk: `engine.solo.Alone`, or `engine.tp.InLockstep`."""
+
+    @property
+    def stream(self) -> Stream: ...
+
+    def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
+        """Latents [F, C, h, w] of `envelope`, which is what `prepared` unpacks to."""
+        ...
+
+    def close(self, sender: State) -> None:
+        """The stream is over; `sender`: the lifecycle after its last frame."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Made:
+    """One chunk. latents: [F, C, h, w]. pixels: [T, 3, H, W] in [-1, 1], None without a VAE. seconds: by phase."""
+
+    planned: Planned
+    envelope: Envelope
+    latents: Tensor
+    pixels: Tensor | None
+    seconds: dict[str, float]
+
+
+class Engine:
+    """Runs one stream. `clock`: seconds, for the account of where time went."""
+
+    def __init__(
+        self, *, planner: Planner, generation: Generation, vae: Vae | None, lifecycle: State, clock: Clock
+    ) -> None:
+        self.planner, self.generation, self.vae, self._clock = planner, generation, vae, clock
+        self.sender = self.receiver = lifecycle
+        self._decoder: Any = None
+
+    @property
+    def stream(self) -> Stream:
+        return self.generation.stream
+
+    @torch.inference_mode()
+    def next_chunk(
+        self, *, frames: Tensor | None = None, alter: Alter | None = None, on_call: OnCall | None = None
+    ) -> Made:
+        """Make the next chunk. frames: uint8 [T, H', W', 3], the input of video-to-video.
+
+        Raises what the planner refuses, and Tripwire for what does not follow. Nothing has changed where it is raised
+        before the cache is touched; the same chunk can then be asked for again.
+        """
+        began = self._clock()
+        planned = self.planner.plan(self.sender, frames=frames)
+        try:
+            prepared, sender = prepare(planned.envelope if alter is None else alter(planned.envelope), self.sender)
+            envelope = prepared.unpack()
+            check_model(envelope, self.stream.generator.config)
+            receiver = accept(self.receiver, prepared.header, envelope)
+        except BaseException:
+            self.planner.drop()
+            raise
+        self.sender, self.receiver = sender, receiver
+        self.planner.confirm(planned)
+        packed = self._clock()
+        latents = self.generation.make(prepared, envelope, on_call)
+        generated = self._clock()
+        pixels = self._decode(latents, fresh=envelope.reset_kv)
+        self.planner.absorb(latents, pixels, cache_epoch=self.receiver.cache_epoch)
+        seconds = {
+            "plan": packed - began,
+            "generator": generated - packed,
+            "decode": self._clock() - generated,
+        }
+        return Made(planned=planned, envelope=envelope, latents=latents, pixels=pixels, seconds=seconds)
+
+    def _decode(self, latents: Tensor, *, fresh: bool) -> Tensor | None:
+        """Clamped pixels [T, 3, H, W]; a cut begins a new stream of pixels."""
+        if self.vae is None:
+            return None
+        frames, self._decoder = self.vae.decode_chunk(None if fresh else self._decoder, latents.float().unsqueeze(0))
+        return frames.squeeze(0).clamp(-1.0, 1.0)

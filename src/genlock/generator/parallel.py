@@ -1,7 +1,8 @@
 """What the generator knows about other ranks: a rank, a size, and two sums.
 
 Tensor parallelism is a small object handed to the model, which never hears of processes or groups. The set and the
-order of collectives is therefore readable in one place: the calls of these two methods in `model.py`.
+order of collectives is therefore readable in one place: the calls of these two methods in `model.py`. The stream says
+which pass they belong to before it makes one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+TEXT = "text"  # the pass over a prompt's embedding: sums like a generator call's, and not counted as one
 
 
 class TensorParallel(Protocol):
@@ -23,6 +26,10 @@ class TensorParallel(Protocol):
 
     @property
     def size(self) -> int: ...
+
+    def begin_call(self, call: str) -> None:
+        """The sums that follow belong to this pass: a generator call's kind (`sampler.Call`), or TEXT."""
+        ...
 
     def sum_partial(self, partial: Tensor, site: str) -> Tensor:
         """Sum of every rank's `partial` (any shape, model dtype): the product of a column-split projection."""
@@ -39,6 +46,9 @@ class Solo:
 
     rank: int = 0
     size: int = 1
+
+    def begin_call(self, call: str) -> None:
+        pass
 
     def sum_partial(self, partial: Tensor, site: str) -> Tensor:  # noqa: ARG002 - the protocol's argument
         return partial

@@ -17,6 +17,7 @@ from genlock.errors import CacheRefused
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.config import frame_tokens
 from genlock.generator.model import CrossKV, Generator
+from genlock.generator.parallel import TEXT
 from genlock.generator.sampler import Call, CallCounter, planned_calls, sample_chunk
 from genlock.generator.schedule import clean_estimate
 from genlock.generator.window import (
@@ -70,6 +71,21 @@ class ChunkInputs(Protocol):
     def context(self) -> Tensor | None: ...
 
 
+def announced_calls(inputs: ChunkInputs) -> list[Call]:
+    """The generator calls of a chunk, in order, as its inputs ask for them."""
+    return planned_calls(
+        do_recompute=inputs.do_recompute,
+        recache=inputs.recache is not None,
+        steps=len(inputs.timesteps),
+        do_cache_write=inputs.do_cache_write,
+    )
+
+
+def announced_passes(inputs: ChunkInputs) -> list[str]:
+    """Every pass of a chunk that meets the other ranks, in order: the text's, if it is made anew, and the calls."""
+    return [*([TEXT] if inputs.reset_cross else []), *announced_calls(inputs)]
+
+
 class Stream:
     """The generator's side of one video stream of a fixed size."""
 
@@ -100,16 +116,9 @@ class Stream:
             self.cache.clear()
             self.held = Held()
         if inputs.reset_cross:
+            self.generator.parallel.begin_call(TEXT)
             self.cross = self.generator.cross_kv(chunk.embeds)
-        counter = CallCounter(
-            planned_calls(
-                do_recompute=inputs.do_recompute,
-                recache=inputs.recache is not None,
-                steps=len(inputs.timesteps),
-                do_cache_write=inputs.do_cache_write,
-            ),
-            inputs.expected_generator_calls,
-        )
+        counter = CallCounter(announced_calls(inputs), inputs.expected_generator_calls)
         if inputs.do_recompute:
             self._recompute(chunk, counter, on_call)
         if inputs.recache is not None:
@@ -171,6 +180,7 @@ class Stream:
         counter.begin(call)
         if self.cross is None:
             raise CacheRefused("the first chunk of a stream must reset cross-attention")
+        self.generator.parallel.begin_call(call)
         return self.generator(x, t.view(1, 1), self.cross, self.cache, span)
 
 

@@ -1,0 +1,224 @@
+"""The one door for collectives: every sum and every broadcast of a run goes through a `Mesh`.
+
+Its methods are named after what they mean and fix operation and dtype. What the back end would accept and get wrong is
+refused here, before it: another thread, a rank that is no member, a tensor that is not contiguous or of another dtype,
+a pass that the plan does not have next, a collective outside any plan. What was done goes into the ledger.
+
+In a traced region (torch.compile) the door does nothing but the functional call, for anything else would break or
+recompile the graph; the checks of thread and plan are then those of `begin_call`, which stays outside. Knows no model,
+no connection and no envelope.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import _functional_collectives as functional
+
+from genlock.errors import CallCount, CollectiveRefused, GenlockError, LinkBroken, OutOfMemory, RankSilent
+from genlock.fabric.groups import Group
+from genlock.fabric.ledger import Ledger
+
+PAYLOAD = "payload"
+
+# Words of gloo's, NCCL's and the system's messages. None says which rank it was; whoever watches the ranks does.
+_SILENT = ("timed out", "timeout")
+_GONE = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "remote process", "aborted")
+
+
+def nothing() -> None:
+    """No progress to report."""
+
+
+class Mesh:
+    """One rank's door to the others: `generator.parallel.TensorParallel`, and the payload's way.
+
+    group: the mesh. device: where the generator runs. dtype: its precision. strict: every summand is checked for NaN
+    and infinity, which waits for the device (bring-up). on_progress: called after each collective.
+    The thread that makes it owns it. `ledger` and `collectives` count from `begin_chunk`.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        strict: bool = False,
+        on_progress: Callable[[], None] = nothing,
+    ) -> None:
+        self.group, self.device, self.dtype, self.strict = group, device, dtype, strict
+        self.on_progress = on_progress
+        self.site = ""  # of the last collective entered
+        self._handle = group.handle
+        self._owner = threading.get_ident()
+        self._ledger = Ledger()
+        self._plan: tuple[str, ...] = ()
+        self._begun = 0  # passes of the plan that were begun
+        self._open = ""  # what collectives may now belong to; none at all if empty
+        self._in_chunk = False
+
+    @property
+    def rank(self) -> int:
+        return self.group.rank
+
+    @property
+    def size(self) -> int:
+        return self.group.size
+
+    @property
+    def ledger(self) -> int:
+        """128-bit digest of the passes and collectives since `begin_chunk`."""
+        return self._ledger.digest
+
+    @property
+    def collectives(self) -> int:
+        return self._ledger.count
+
+    # -- the plan -----------------------------------------------------------------------------------------------
+
+    def begin_chunk(self, plan: Sequence[str]) -> None:
+        """The passes that follow, in order (`generator.stream.announced_passes`). Raises CollectiveRefused if another
+        plan is in force."""
+        self._check_idle("begin_chunk")
+        self._plan, self._begun, self._in_chunk = tuple(plan), 0, True
+        self._ledger.restart()
+
+    def begin_call(self, call: str) -> None:
+        """Raises CallCount, before the first collective of `call`, unless it is the plan's next."""
+        self._check_caller("begin_call")
+        if not self._in_chunk:
+            raise self._refused("begin_call", f"{call} begins and no plan is in force")
+        due = self._plan[self._begun] if self._begun < len(self._plan) else "none"
+        if call != due:
+            raise CallCount(f"pass {self._begun} is {call}, the plan has {due}", rank=self.rank)
+        self._begun += 1
+        self._open = call
+        self._ledger.open(call)
+
+    def end_chunk(self) -> None:
+        """Raises CallCount if a pass of the plan was not made. No plan is in force any more then."""
+        self._check_caller("end_chunk")
+        if not self._in_chunk:
+            raise self._refused("end_chunk", "no chunk was begun")
+        self._open, self._in_chunk = "", False
+        if self._begun != len(self._plan):
+            due = self._plan[self._begun]
+            raise CallCount(f"{self._begun} of {len(self._plan)} passes were made, {due} is missing", rank=self.rank)
+
+    @contextmanager
+    def opened(self, what: str) -> Iterator[None]:
+        """Collectives outside any chunk that all ranks agreed to make: a probe while starting, a benchmark."""
+        self._check_idle(what)
+        self._open = what
+        self._ledger.restart()
+        try:
+            yield
+        finally:
+            self._open = ""
+
+    # -- the collectives ----------------------------------------------------------------------------------------
+
+    def sum_partial(self, partial: Tensor, site: str) -> Tensor:
+        """Sum over ranks, in the model's dtype. Eager: in place, the result is `partial` itself."""
+        if torch.compiler.is_compiling():
+            return self._traced(partial)
+        return self._sum("sum_partial", partial, site, self.dtype)
+
+    def sum_squares(self, squares: Tensor, site: str) -> Tensor:
+        """Sum over ranks, float32. Eager: in place, the result is `squares` itself."""
+        if torch.compiler.is_compiling():
+            return self._traced(squares)
+        return self._sum("sum_squares", squares, site, torch.float32)
+
+    def broadcast_payload(self, payload: Tensor | None, numel: int) -> Tensor:
+        """Mesh rank 0's uint8 [numel] payload, in host memory, on every rank. payload: on rank 0, None elsewhere.
+
+        Between chunks only: it is what a chunk begins with. The commitment point: when this is entered, every rank
+        has accepted. NCCL: one copy to the device there, one back here; the digest is the caller's to check.
+        """
+        self._check_idle(PAYLOAD)
+        if (payload is None) != (self.rank != 0):
+            raise self._refused(PAYLOAD, "rank 0 gives it, and no other rank")
+        if payload is None:
+            payload = torch.empty(numel, dtype=torch.uint8)
+        if payload.dtype is not torch.uint8 or payload.shape != (numel,) or payload.device.type != "cpu":
+            what = f"{payload.dtype} {list(payload.shape)} on {payload.device}, announced was uint8 [{numel}] on cpu"
+            raise self._refused(PAYLOAD, what)
+        if not payload.is_contiguous():
+            raise self._refused(PAYLOAD, "not contiguous")
+        carried = payload.to(self.device) if self.group.backend == "nccl" else payload
+        self.site = PAYLOAD
+        try:
+            dist.broadcast(carried, group=self._handle, group_src=0)
+        except RuntimeError as error:
+            raise self._failed(PAYLOAD, error) from error
+        self.on_progress()
+        return carried.cpu() if self.rank and carried is not payload else payload
+
+    def _traced(self, tensor: Tensor) -> Tensor:
+        summed: Tensor = functional.all_reduce(tensor, "sum", self._handle)
+        return summed
+
+    def _sum(self, operation: str, tensor: Tensor, site: str, dtype: torch.dtype) -> Tensor:
+        self._check_caller(site)
+        if not self._open:
+            raise self._refused(site, "no plan is in force")
+        if tensor.dtype is not dtype:
+            raise self._refused(site, f"{tensor.dtype}, {operation} takes {dtype}")
+        if not tensor.is_contiguous():
+            raise self._refused(site, f"not contiguous: {list(tensor.shape)} with strides {list(tensor.stride())}")
+        if self.strict and not bool(torch.isfinite(tensor).all()):
+            raise self._refused(site, "this rank's own part is not finite", remedy=NOT_FINITE)
+        self.site = site
+        try:
+            dist.all_reduce(tensor, group=self._handle)
+        except RuntimeError as error:
+            raise self._failed(site, error) from error
+        self._ledger.note(operation, site, tensor.numel(), dtype)
+        self.on_progress()
+        return tensor
+
+    # -- refusals and failures ----------------------------------------------------------------------------------
+
+    def _check_caller(self, site: str) -> None:
+        if threading.get_ident() != self._owner:
+            name = threading.current_thread().name
+            raise self._refused(site, f"called from the thread {name!r}, which does not own this group")
+        if not self.group.member:
+            raise self._refused(site, "this rank is no member of the group")
+
+    def _check_idle(self, site: str) -> None:
+        self._check_caller(site)
+        if self._in_chunk or self._open:
+            raise self._refused(site, "the chunk or the opening before it is not ended")
+
+    def _during(self) -> str:
+        return f" during {self._open}" if self._open else ""
+
+    def _refused(self, site: str, why: str, *, remedy: str = "") -> CollectiveRefused:
+        return CollectiveRefused(f"{site}{self._during()}: {why}", field=site, rank=self.rank, remedy=remedy)
+
+    def _failed(self, site: str, error: RuntimeError) -> GenlockError:
+        return as_failure(error, where=f"on rank {self.rank} at {site}{self._during()}")
+
+
+NOT_FINITE = "look at this rank first: its weights, its inputs, its precision"
+
+
+def as_failure(error: RuntimeError, *, where: str) -> GenlockError:
+    """What a back end's error means. It names no rank: the message is that of a socket, which knows none."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = str(error).lower()
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfMemory(first, where=where)
+    if any(word in text for word in _GONE):
+        return LinkBroken(f"another rank left the collective: {first}", where=where)
+    if any(word in text for word in _SILENT):
+        return RankSilent(f"another rank did not come to the collective: {first}", where=where)
+    return LinkBroken(f"the collective failed: {first}", where=where)

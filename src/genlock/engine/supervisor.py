@@ -1,0 +1,448 @@
+"""The parent of all ranks: starts them, watches them from outside, and owns the exit of each.
+
+It runs no model and imports no tensor library, so that it is there when the others are not. It sees exits (pidfd),
+stops (waitid), ends of file and beacons; it holds no opinion on what a rank computes. Whatever happens it ends with no
+process left, one block of text at most, and an exit code by class.
+
+What ends a job: a rank that exits otherwise than asked; a rank that is stopped for D, in any phase; a rank over the
+deadline of its phase, plus the grace in which its own watchdog should have ended it; a rank that does not leave after
+rank 0 has. Then it waits for the other ranks' own accounts (`records_s`), ends what is left, and says which came first.
+If it is killed itself, the kernel kills the ranks; if it is stopped, the stream goes on, and when it goes on it hears
+what has come meanwhile before it judges.
+
+Ranks are started by exec, each in a process group of its own. What a worker prints goes to `rankN.log` in the run's
+folder (a file, and not a pipe through here: a pipe would stop the workers with the supervisor); rank 0 has the
+terminal. A rank 0 that refuses its input has said so itself, and its exit code is passed on without a word.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from genlock.engine.first_cause import FirstCause, Seen, first_cause
+from genlock.errors import InputOutputError, LaunchRefused, UsageError
+from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, Beacon, beacon_period_s, read_up
+from genlock.observe.cause import Cause, read_all
+from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Phase, rank_environment
+
+KEY_BYTES = 32
+POLL_S = 0.1
+STILL_PERIODS = 3  # beacons that did not come, before a rank counts as still
+LOG_LINES = 8  # of a rank's own output, quoted where it says more than we can
+INTERRUPTED = 130
+PASSED_ON = (2, 3, 4, 5, INTERRUPTED)  # exit codes of a rank 0 that has said itself why
+PR_SET_PDEATHSIG = 1
+ASKS_TO_DRAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def supervise(
+    command: Sequence[str],
+    *,
+    mesh: int,
+    deadlines: Deadlines,
+    run_dir: Path | None,
+    faults: Faults | None = None,
+    say: Callable[[str], None] = _say,
+) -> int:
+    """Runs `command` as `mesh` ranks and returns the job's exit code. Called from the main thread.
+
+    run_dir: None for a new one, removed after a clean end; otherwise a new or empty folder, which stays. say: is given
+    each text for the user. SIGINT, SIGTERM and SIGHUP drain the run; a second one ends it at once. Raises UsageError,
+    LaunchRefused, InputOutputError before any rank runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("ranks die with the thread that started them; supervise from the main thread")
+    with _folder(run_dir) as folder, ExitStack() as cleanup:
+        job = _Job(folder.path, deadlines, faults or Faults(), say)
+        cleanup.callback(job.close)
+        job.start(command, mesh)
+        code = job.watch()
+        folder.kept |= job.told
+    return code
+
+
+class _Folder:
+    """The run's folder, for this user alone. One that was made here goes unless it is to be `kept`."""
+
+    def __init__(self, path: Path, *, kept: bool) -> None:
+        self.path, self.kept = path, kept
+
+    def __enter__(self) -> _Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.kept:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _folder(run_dir: Path | None) -> _Folder:
+    """Raises UsageError for one that is not empty: what an earlier run left in it would be taken for this one's."""
+    try:
+        if run_dir is None:
+            return _Folder(Path(tempfile.mkdtemp(prefix="genlock-")), kept=False)
+        run_dir = run_dir.absolute()
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        empty = not any(run_dir.iterdir())
+    except OSError as error:
+        raise InputOutputError(error.strerror or "cannot be made", where=str(error.filename)) from None
+    if not empty:
+        raise UsageError(
+            "the run's folder is not empty", where=str(run_dir), remedy="name a new one with GENLOCK_RUN_DIR"
+        )
+    return _Folder(run_dir, kept=True)
+
+
+class _Rank:
+    """One rank's process, and what has been heard and seen of it. Times are of the monotonic clock."""
+
+    def __init__(self, rank: int, process: subprocess.Popen[bytes], beacons: socket.socket, now_s: float) -> None:
+        self.rank, self.process, self.beacons = rank, process, beacons
+        self.pidfd = os.pidfd_open(process.pid)
+        self.beacon = Beacon(phase=Phase.LAUNCH, call_id=-1, chunk=-1, op=0, counter=-1)
+        self.heard_s = self.moved_s = now_s
+        self.stopped_s: float | None = None  # since when
+        self.ended_s: float | None = None
+        self.ours = False
+        self.overdue = self.late = self.early = False
+
+    @property
+    def returncode(self) -> int | None:
+        code: int | None = self.process.returncode
+        return code
+
+    def hear(self, beacon: Beacon, now_s: float) -> None:
+        if beacon.counter != self.beacon.counter:
+            self.moved_s = now_s
+        self.beacon, self.heard_s = beacon, now_s
+
+    def look(self, now_s: float) -> None:
+        """Takes note of a stop, a continuation or the end. What an ended rank has left behind in its group is ended."""
+        if self.returncode is not None:
+            return
+        if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            _kill_group(self.process.pid)  # while its number is still taken
+            self.process.wait()
+            self.ended_s, self.stopped_s = now_s, None
+            return
+        try:
+            change = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+        except ChildProcessError:
+            return  # it has ended this moment, which the next look will find
+        if change is not None:
+            self.stopped_s = now_s if change.si_code == os.CLD_STOPPED else None
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.returncode is None:
+            self.ours = True
+            _kill_group(self.process.pid, number)
+
+    def seen(self, now_s: float, *, still: bool) -> Seen:
+        return Seen(
+            rank=self.rank,
+            pid=self.process.pid,
+            returncode=self.returncode,
+            phase=self.beacon.phase,
+            call_id=self.beacon.call_id,
+            chunk=self.beacon.chunk,
+            op=self.beacon.op,
+            ours=self.ours,
+            stopped_s=0.0 if self.stopped_s is None else max(now_s - self.stopped_s, 1e-3),
+            still=still and self.returncode is None and self.beacon.phase is not Phase.LAUNCH,
+            overdue=self.overdue,
+            late=self.late,
+            early=self.early,
+        )
+
+
+class _Job:
+    """All ranks of one run."""
+
+    def __init__(self, folder: Path, deadlines: Deadlines, faults: Faults, say: Callable[[str], None]) -> None:
+        self.folder, self.deadlines, self.faults, self.say = folder, deadlines, faults, say
+        self.ranks: list[_Rank] = []
+        self.causes: dict[int, Cause] = {}
+        self.drain_until_s: float | None = None  # when patience with a drain ends
+        self._selector = selectors.DefaultSelector()
+        self._signals, self._wakeup = socket.socketpair()
+        for end in (self._signals, self._wakeup):
+            end.settimeout(0.0)
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        self._handlers = {number: signal.signal(number, _only_wakes) for number in (*ASKS_TO_DRAIN, signal.SIGCHLD)}
+        self._wakeup_before = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        self._interrupts = 0
+        self.told = False  # a failure, with this folder in it
+
+    # -- start and end ---------------------------------------------------------------------------------------------
+
+    def start(self, command: Sequence[str], mesh: int) -> None:
+        key, run_id = secrets.token_bytes(KEY_BYTES), secrets.token_hex(4)
+        for rank in range(mesh):
+            started = self._start(command, rank, mesh, key, run_id)
+            self.ranks.append(started)
+            self._selector.register(started.beacons, selectors.EVENT_READ)
+            self._selector.register(started.pidfd, selectors.EVENT_READ)
+            for kind in self.faults.at(rank, Phase.LAUNCH):
+                if kind in (FaultKind.KILL, FaultKind.STOP):
+                    os.kill(started.process.pid, signal.SIGKILL if kind is FaultKind.KILL else signal.SIGSTOP)
+
+    def _start(self, command: Sequence[str], rank: int, mesh: int, key: bytes, run_id: str) -> _Rank:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # datagrams, with an end of file
+        ours.settimeout(0.0)
+        key_fd, key_end = os.pipe()
+        os.write(key_end, key)
+        os.close(key_end)
+        extra = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(mesh),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(mesh),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "0",
+            "TORCHELASTIC_RUN_ID": run_id,
+            "GENLOCK_RUN_DIR": str(self.folder),
+            "GENLOCK_BEACON_FD": str(theirs.fileno()),
+            "GENLOCK_KEY_FD": str(key_fd),
+        }
+        try:
+            with ExitStack() as files:
+                streams: dict[str, Any] = {}
+                if rank > 0:
+                    log = files.enter_context((self.folder / f"rank{rank}.log").open("wb"))
+                    streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+                elif sys.stdin is None or sys.stdin.isatty():
+                    streams = {"stdin": subprocess.DEVNULL}  # to read a terminal from the background stops a process
+                process = subprocess.Popen(
+                    list(command),
+                    env=rank_environment(extra),
+                    pass_fds=(theirs.fileno(), key_fd),
+                    process_group=0,
+                    preexec_fn=_die_with_parent(),  # no thread runs here that it could upset
+                    **streams,
+                )
+        except OSError as error:
+            ours.close()
+            raise LaunchRefused(
+                f"rank {rank} cannot be started: {error.strerror or error}", where=str(command[0]), remedy="see above"
+            ) from None
+        finally:
+            theirs.close()
+            os.close(key_fd)
+        return _Rank(rank, process, ours, time.monotonic())
+
+    def close(self) -> None:
+        """Leaves nothing behind: no process, no handler."""
+        self._end_all()
+        for rank in self.ranks:
+            rank.beacons.close()
+            os.close(rank.pidfd)
+        signal.set_wakeup_fd(self._wakeup_before)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._selector.close()
+        self._signals.close()
+        self._wakeup.close()
+
+    def _end_all(self) -> None:
+        for rank in self.ranks:
+            rank.kill()
+        for rank in self.ranks:
+            rank.process.wait()
+
+    # -- watching --------------------------------------------------------------------------------------------------
+
+    def watch(self) -> int:
+        """Until the last rank is gone; the job's exit code."""
+        looked_s = time.monotonic()
+        while True:
+            self._hear(POLL_S)
+            now_s = time.monotonic()
+            if now_s - looked_s > max(1.0, 10 * POLL_S):
+                self._start_clocks_again(now_s)  # we were stopped ourselves: everything has been heard, nothing judged
+            looked_s = now_s
+            if all(rank.returncode == 0 for rank in self.ranks):
+                return 0
+            if self._interrupts and self.drain_until_s is None:
+                self._ask_to_drain(now_s)
+            if self._interrupts > 1 or (self.drain_until_s is not None and now_s > self.drain_until_s):
+                self._end_all()
+                self.say("genlock: interrupted")
+                return INTERRUPTED
+            wrong = [rank for rank in self.ranks if self._is_wrong(rank, now_s)]
+            if wrong:
+                return self._account(wrong)
+
+    def _hear(self, within_s: float) -> None:
+        """Everything that has come: signals, beacons, causes; then stops and ends."""
+        self._selector.select(within_s)
+        now_s = time.monotonic()
+        try:
+            self._interrupts += sum(number in ASKS_TO_DRAIN for number in self._signals.recv(4096))
+        except BlockingIOError:
+            now_s = time.monotonic()
+        for rank in self.ranks:
+            rank.look(now_s)  # before its last words are read: what it sent, it sent before it ended
+            for message in self._messages(rank):
+                if isinstance(message, Beacon):
+                    rank.hear(message, now_s)
+                else:
+                    self.causes.setdefault(rank.rank, message)
+            if rank.returncode is not None and rank.pidfd in self._selector.get_map():
+                self._selector.unregister(rank.pidfd)
+
+    def _messages(self, rank: _Rank) -> Iterator[Beacon | Cause]:
+        while True:
+            try:
+                message = rank.beacons.recv(MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:
+                if rank.beacons in self._selector.get_map():
+                    self._selector.unregister(rank.beacons)
+                return
+            try:
+                yield read_up(message)
+            except ValueError:
+                continue  # not one of ours; a rank is judged by what else is seen of it
+
+    def _start_clocks_again(self, now_s: float) -> None:
+        for rank in self.ranks:
+            rank.heard_s = rank.moved_s = now_s
+            if rank.stopped_s is not None:
+                rank.stopped_s = now_s
+            if rank.ended_s is not None:
+                rank.ended_s = now_s
+
+    def _is_wrong(self, rank: _Rank, now_s: float) -> bool:
+        """Whether a rank has failed; what of it is a judgement of ours is noted on the rank."""
+        first = self.ranks[0]
+        if rank.returncode is not None:
+            rank.early = rank.returncode == 0 and rank is not first and self._left_early(rank, now_s)
+            return rank.returncode != 0 or rank.early
+        if first.returncode == 0 and first.ended_s is not None:
+            rank.late = now_s - first.ended_s > self.deadlines.exit_s + self.deadlines.grace_s
+        if rank.stopped_s is not None:
+            return rank.late or now_s - rank.stopped_s > self.deadlines.answer_s
+        allowed_s = self.deadlines.of(rank.beacon.phase)
+        rank.overdue = allowed_s is not None and now_s - rank.moved_s > allowed_s + self.deadlines.grace_s
+        return rank.late or rank.overdue
+
+    def _left_early(self, rank: _Rank, now_s: float) -> bool:
+        """A worker that ended well while rank 0 goes on, neither of them on the way out."""
+        going_on = self.ranks[0].returncode is None and self.ranks[0].beacon.phase not in (Phase.DRAIN, Phase.EXIT)
+        waited = rank.ended_s is not None and now_s - rank.ended_s > self.deadlines.records_s
+        return going_on and waited and rank.beacon.phase is not Phase.EXIT
+
+    def _ask_to_drain(self, now_s: float) -> None:
+        """Rank 0 finishes the chunk in flight; while the ranks are starting there is none, and the run just ends."""
+        if self.ranks[0].beacon.phase in START_PHASES:
+            self.drain_until_s = 0.0
+            return
+        self.drain_until_s = now_s + self.deadlines.deliver_s + 2 * self.deadlines.answer_s
+        self.say("genlock: finishing the chunk in flight; interrupt once more to end at once")
+        try:
+            self.ranks[0].beacons.send(DRAIN)
+        except OSError:
+            self.drain_until_s = 0.0  # rank 0 cannot be asked any more
+
+    # -- the account -----------------------------------------------------------------------------------------------
+
+    def _account(self, wrong: Sequence[_Rank]) -> int:
+        """After the first sign of failure: hear the other ranks out, end what is left, say what came first."""
+        now_s = time.monotonic()
+        hanging = [rank for rank in wrong if rank.returncode is None]
+        judged = {rank.rank: seen for rank, seen in self._observations(now_s) if rank in hanging}
+        for rank in hanging:
+            rank.kill(signal.SIGABRT if rank.overdue else signal.SIGKILL)  # abort: its stacks go to its file
+        until_s = now_s + self.deadlines.records_s
+        while time.monotonic() < until_s and any(rank.returncode is None for rank in self.ranks):
+            self._hear(POLL_S)
+        observations = [judged.get(rank.rank, seen) for rank, seen in self._observations(time.monotonic())]
+        self._end_all()
+        causes = {cause.rank: cause for cause in read_all(self.folder)} | self.causes
+        found = first_cause(observations, [causes[rank] for rank in sorted(causes)])
+        assert found is not None  # whatever made us look is an observation of a failure
+        if found.rank == 0 and found.told_by < 0 and found.exit_code in PASSED_ON:
+            return found.exit_code  # rank 0 refused its input, and said so itself
+        self.told = True
+        self.say(self._block(found))
+        return found.exit_code
+
+    def _observations(self, now_s: float) -> list[tuple[_Rank, Seen]]:
+        newest_s = max(rank.heard_s for rank in self.ranks)
+        still_s = STILL_PERIODS * beacon_period_s(self.deadlines)
+        return [(rank, rank.seen(now_s, still=newest_s - rank.heard_s > still_s)) for rank in self.ranks]
+
+    def _block(self, found: FirstCause) -> str:
+        place = [f"in phase {found.phase}"]
+        place += [f"call {found.call_id}"] if found.call_id >= 0 else []
+        place += [f"chunk {found.chunk}"] if found.chunk >= 0 else []
+        place += [f"after {found.op} collectives"] if found.op > 0 else []
+        told = f", as rank {found.told_by} says" if found.told_by not in (-1, found.rank) else ""
+        lines = [
+            f"genlock: the run has failed ({found.kind})",
+            f"  what    {found.code}: {found.text}",
+            f"  who     rank {found.rank} (pid {found.pid}), {', '.join(place)}{told}",
+            f"  where   {self.folder} (causes, stacks, recorders and logs of all ranks)",
+            f"  remedy  {found.remedy}",
+        ]
+        if found.told_by < 0 and found.rank > 0:
+            tail = _tail(self.folder / f"rank{found.rank}.log")
+            lines += [f"  rank {found.rank} printed last:", *(f"    {line}" for line in tail)] if tail else []
+        return "\n".join(lines)
+
+
+def _tail(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 8192))
+            return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()][-LOG_LINES:]
+    except OSError:
+        return []
+
+
+def _kill_group(pid: int, number: int = signal.SIGKILL) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """What a child does before exec: asks the kernel to be killed with us, and looks whether we are still there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def before_exec() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(INTERRUPTED)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # printing from the background must not stop a rank
+
+    return before_exec
+
+
+def _only_wakes(number: int, frame: FrameType | None) -> None:
+    """The wake-up descriptor has the signal's number already."""

@@ -1,0 +1,381 @@
+"""A rank's watchdog: says where the rank is, ends it when it stands still, and writes down why it ends.
+
+One `Watch` a rank process, made in the main thread before anything slow is imported. The main thread says which phase
+it enters and ticks when it gets on; a thread beside it sends beacons, holds the phase to its deadline, sees hang-ups of
+the control connections while main is inside a collective, and takes the signals that Python's own handlers would not
+see there. Every failure leaves by `Watch.fail`: a record, then `os._exit`, because a rank that waits for its peers on
+the way out would wait for ever.
+Knows nothing of what a phase does, nor of groups, frames or the model. No torch.
+
+Which rank ends which: under genlock's own supervisor the beacons go there; under another launcher the ranks exchange
+them over a connection of their own (`exchange_beacons`), and a side that is silent for D ends the job.
+"""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import os
+import select
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, NoReturn, Protocol
+
+from genlock.errors import (
+    GateMissed,
+    GenlockError,
+    InputOutputError,
+    LinkBroken,
+    OutOfMemory,
+    RankDied,
+    RankSilent,
+    Tripwire,
+)
+from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, Beacon, beacon_period_s, up_bytes
+from genlock.observe.cause import Cause, Kind
+from genlock.observe.recorder import Recorder
+from genlock.settings import Deadlines, FaultKind, Faults, Launch, Phase
+
+HANG_UP_GRACE = 0.5  # of `records_s`: main may know more about why a peer is gone, and says so first
+INTERRUPTED = 130
+ASKS_TO_END = (signal.SIGINT, signal.SIGTERM)
+HANGS_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+# What the tensor library says when a peer is gone or late, in lower case.
+BROKEN_WORDS = (
+    "connection closed",
+    "connection reset",
+    "broken pipe",
+    "connection refused",
+    "socket closed",
+    "aborted",
+)
+TIMEOUT_WORDS = ("timed out", "timeout")
+
+
+class Connection(Protocol):
+    """What is needed of a control connection (`fabric/connection.py`)."""
+
+    def send(self, frame: bytes, *, within_s: float) -> None: ...
+    def receive(self, *, within_s: float | None) -> bytes: ...
+    def fileno(self) -> int: ...
+
+
+class Watch:
+    """One rank's watchdog, running from its making to the end of the process.
+
+    drain_asked: somebody wants the run to end after the chunk in flight; rank 0 looks at it between two chunks.
+    """
+
+    def __init__(
+        self, place: Launch, deadlines: Deadlines, run_dir: Path, faults: Faults, recorder: Recorder | None
+    ) -> None:
+        """Raises InputOutputError where the run's folder cannot be written."""
+        self.rank = place.rank
+        self.period_s = beacon_period_s(deadlines)
+        self.drain_asked = False
+        self._deadlines, self._run_dir, self._faults, self._recorder = deadlines, run_dir, faults, recorder
+        self._supervised = place.supervised is not None
+        self._began_s = self._since_s = self._looked_s = time.monotonic()
+        self._beacon = Beacon(phase=Phase.LAUNCH, call_id=-1, chunk=-1, op=0, counter=0)
+        self._struck: set[tuple[FaultKind, Phase, int]] = set()
+        self._leave_by_s: float | None = None
+        self._hung: dict[int, float] = {}  # rank -> when its connection was found hung up
+        self._lines: dict[int, int] = {}  # descriptor -> rank
+        self._exchanged: dict[int, tuple[int, Connection]] = {}  # descriptor -> rank, its beacon connection
+        self._heard_s: dict[int, float] = {}
+        self._ending = threading.Lock()
+        self._closed = False
+        self._stacks = _open_stacks(run_dir / f"stacks-rank{self.rank}.txt")
+        faulthandler.enable(file=self._stacks)  # a crash in native code says where, too
+        self._poll = select.epoll()
+        self._up = _supervisor_socket(place)
+        if self._up is not None:
+            self._poll.register(self._up.fileno(), select.EPOLLIN)
+        self._signals, wakeup = socket.socketpair()
+        self._wakeup = wakeup  # kept: the interpreter writes into it
+        self._take_signals()
+        self._poll.register(self._signals.fileno(), select.EPOLLIN)
+        self._say()
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    # -- what the main thread says ---------------------------------------------------------------------------------
+
+    def enter(self, phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None:
+        """The main thread enters `phase`, whose clock begins. Faults planted here strike.
+
+        Enter EXIT before the last frame is sent or a connection is closed: from then on a hang-up is no failure.
+        """
+        before = self._beacon
+        same = (call_id, chunk) == (before.call_id, before.chunk)
+        self._since_s = time.monotonic()
+        self._beacon = Beacon(
+            phase=phase, call_id=call_id, chunk=chunk, op=before.op if same else 0, counter=before.counter + 1
+        )
+        if self._recorder is not None:
+            self._recorder.note("phase", call_id=call_id, chunk=chunk, op=self._beacon.op, text=phase)
+        self._say()
+        for kind in self._faults.at(self.rank, phase, chunk):
+            self._strike(kind, phase, chunk)
+
+    def tick(self) -> None:
+        """A collective is done. Restarts the clock of a generator call, which is held to its last collective."""
+        before = self._beacon
+        moved = before.phase is Phase.CALL
+        if moved:
+            self._since_s = time.monotonic()
+        self._beacon = Beacon(
+            phase=before.phase,
+            call_id=before.call_id,
+            chunk=before.chunk,
+            op=before.op + 1,
+            counter=before.counter + moved,
+        )
+
+    def hang_up(self, connection_fd: int, rank: int) -> None:
+        """Watch a control connection to `rank`, also while main is in a collective: its end ends this rank too."""
+        self._lines[connection_fd] = rank
+        self._poll.register(connection_fd, select.EPOLLRDHUP)
+
+    def let_go(self, connection_fd: int) -> None:
+        """No longer watched; before the connection is closed on purpose."""
+        if self._lines.pop(connection_fd, None) is not None or self._exchanged.pop(connection_fd, None) is not None:
+            self._poll.unregister(connection_fd)
+
+    def exchange_beacons(self, connections: Mapping[int, Connection]) -> None:
+        """Without our supervisor: rank 0 is given each worker's beacon connection, a worker the one to rank 0."""
+        for rank, connection in connections.items():
+            self._heard_s[rank] = time.monotonic()
+            self._exchanged[connection.fileno()] = (rank, connection)
+            self._poll.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Ends this process now, with the exit code of `error`'s class, after writing down why."""
+        self._end(self._cause_of(error), error)
+
+    def close(self) -> None:
+        """Stops watching; for a process that goes on."""
+        self._closed = True
+
+    # -- what the thread does --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._looked_s = said_s = time.monotonic()
+            while not self._closed:
+                events = self._poll.poll(self.period_s / 2)
+                now_s = time.monotonic()
+                if now_s - self._looked_s > self._deadlines.answer_s / 2:
+                    # This whole process was stopped: hear first what came meanwhile, then judge.
+                    self._heard_s = dict.fromkeys(self._heard_s, now_s)
+                self._looked_s = now_s
+                for descriptor, flags in events:
+                    self._on_event(descriptor, flags, now_s)
+                if now_s - said_s >= self.period_s:
+                    said_s = now_s
+                    self._say()
+                    self._say_to_peers()
+                self._judge(now_s)
+        except BaseException as error:  # noqa: BLE001 - a watchdog that dies must not die silently
+            self.fail(error)
+
+    def _on_event(self, descriptor: int, flags: int, now_s: float) -> None:
+        if descriptor == self._signals.fileno():
+            for number in self._signals.recv(64):
+                self._on_signal(number, now_s)
+        elif self._up is not None and descriptor == self._up.fileno():
+            self._on_supervisor()
+        elif descriptor in self._exchanged and not flags & HANGS_UP:
+            self._on_peer_beacon(descriptor, now_s)
+        elif flags & HANGS_UP:
+            rank = self._lines[descriptor] if descriptor in self._lines else self._exchanged[descriptor][0]
+            self.let_go(descriptor)
+            self._hung.setdefault(rank, now_s)
+
+    def _on_signal(self, number: int, now_s: float) -> None:
+        if number not in ASKS_TO_END:
+            return
+        if self.rank > 0:  # a worker leaves when rank 0 does, or at the deadline
+            self._leave_by_s = self._leave_by_s or now_s + self._deadlines.exit_s
+        elif self.drain_asked:
+            self.fail(KeyboardInterrupt("interrupted a second time"))
+        else:
+            self.drain_asked = True
+
+    def _on_supervisor(self) -> None:
+        assert self._up is not None
+        try:
+            message = self._up.recv(MESSAGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if message == DRAIN:
+            self.drain_asked = True
+        elif not message:  # the supervisor is gone; there is nobody to tell
+            os._exit(RankDied.exit_code)
+
+    def _on_peer_beacon(self, descriptor: int, now_s: float) -> None:
+        rank, connection = self._exchanged[descriptor]
+        try:
+            message = connection.receive(within_s=self.period_s)
+            self._heard_s[rank] = now_s
+            if self.rank == 0:
+                connection.send(message, within_s=self.period_s)
+        except GenlockError:
+            self.let_go(descriptor)
+            self._hung.setdefault(rank, now_s)
+
+    def _say(self) -> None:
+        """One beacon; dropped when nobody reads."""
+        beacon = self._beacon
+        if self._recorder is not None:
+            self._recorder.beacon(call_id=beacon.call_id, chunk=beacon.chunk, op=beacon.op, text=beacon.phase)
+        self._send_up(beacon.to_bytes())
+
+    def _send_up(self, message: bytes) -> None:
+        if self._up is not None:
+            try:
+                self._up.send(message)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET, errno.ENOBUFS):
+                    raise
+
+    def _say_to_peers(self) -> None:
+        if self.rank > 0:
+            for descriptor, (rank, connection) in list(self._exchanged.items()):
+                try:
+                    connection.send(self._beacon.to_bytes(), within_s=self.period_s)
+                except GenlockError:
+                    self.let_go(descriptor)
+                    self._hung.setdefault(rank, time.monotonic())
+
+    def _judge(self, now_s: float) -> None:
+        beacon = self._beacon
+        in_phase_s = now_s - self._since_s
+        allowed_s = self._deadlines.of(beacon.phase)
+        if allowed_s is not None and in_phase_s > allowed_s:
+            self.fail(RankSilent(f"no progress for {in_phase_s:.1f} seconds in phase {beacon.phase}", rank=self.rank))
+        if self._leave_by_s is not None and now_s > self._leave_by_s:
+            self.fail(KeyboardInterrupt("asked to end, and rank 0 did not end the run in time"))
+        if beacon.phase is Phase.EXIT:
+            return
+        for rank, hung_s in list(self._hung.items()):
+            if now_s - hung_s > HANG_UP_GRACE * self._deadlines.records_s:
+                self.fail(LinkBroken(f"rank {rank} closed its connection", rank=rank))
+        for rank, heard_s in self._heard_s.items():
+            if now_s - heard_s > self._deadlines.answer_s and rank not in self._hung:
+                self.fail(RankSilent(f"no sign of life of rank {rank} for {now_s - heard_s:.1f} seconds", rank=rank))
+
+    # -- ends and faults -------------------------------------------------------------------------------------------
+
+    def _strike(self, kind: FaultKind, phase: Phase, chunk: int) -> None:
+        """Once. Launch is struck by the supervisor, and other kinds by those they concern."""
+        number = {FaultKind.KILL: signal.SIGKILL, FaultKind.STOP: signal.SIGSTOP}.get(kind)
+        if number is not None and phase is not Phase.LAUNCH and (kind, phase, chunk) not in self._struck:
+            self._struck.add((kind, phase, chunk))
+            os.kill(os.getpid(), number)
+
+    def _cause_of(self, error: BaseException) -> Cause:
+        told, kind = told_as(error)
+        beacon = self._beacon
+        return Cause(
+            rank=self.rank,
+            seconds=round(time.monotonic() - self._began_s, 3),
+            phase=beacon.phase,
+            call_id=beacon.call_id if told.call_id is None else told.call_id,
+            chunk=beacon.chunk if told.chunk_index is None else told.chunk_index,
+            op=beacon.op,
+            code=told.code,
+            exit_code=INTERRUPTED if isinstance(error, KeyboardInterrupt) else told.exit_code,
+            kind=kind,
+            text=f"{told.where}: {told.what}" if told.where else told.what,
+            remedy=told.remedy,
+            names=-1 if told.rank is None else told.rank,
+        )
+
+    def _end(self, cause: Cause, error: BaseException) -> NoReturn:
+        if not self._ending.acquire(blocking=False):
+            while True:  # another thread of this process is already ending it
+                time.sleep(1.0)
+        try:
+            self._send_up(up_bytes(cause))
+            cause.write(self._run_dir)
+            if self._recorder is not None:
+                self._recorder.note(
+                    "fail", call_id=cause.call_id, chunk=cause.chunk, op=cause.op, text=f"{cause.code} {cause.text}"
+                )
+            if cause.kind is Kind.DEFECT:
+                self._stacks.write("".join(traceback.format_exception(error)))
+                self._stacks.flush()
+            if cause.kind in (Kind.TIMEOUT, Kind.BROKEN_PIPE):
+                faulthandler.dump_traceback(file=self._stacks, all_threads=True)
+            if not self._supervised:
+                os.write(2, f"rank {self.rank}: {cause.code}: {cause.text}; {cause.remedy}\n".encode())
+        finally:  # a full disk keeps no rank alive
+            os._exit(cause.exit_code)
+
+    def _take_signals(self) -> None:
+        """SIGINT and SIGTERM reach the watchdog, which runs also while main is inside a collective."""
+        self._wakeup.settimeout(0.0)
+        self._signals.settimeout(0.0)
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+            for number in ASKS_TO_END:
+                signal.signal(number, _only_wakes)
+
+
+def _only_wakes(number: int, frame: object) -> None:
+    """The wake-up descriptor has the signal's number already."""
+
+
+def _open_stacks(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        raise InputOutputError(error.strerror or "cannot be written", where=str(path)) from None
+
+
+def _supervisor_socket(place: Launch) -> socket.socket | None:
+    if place.supervised is None:
+        return None
+    up = socket.socket(fileno=place.supervised.beacon_fd)
+    up.settimeout(0.0)
+    os.set_inheritable(up.fileno(), False)  # noqa: FBT003 - the function's only form
+    return up
+
+
+def told_as(error: BaseException) -> tuple[GenlockError, Kind]:
+    """An error of any kind as one of our own, and how causality judges it."""
+    if isinstance(error, GenlockError):
+        return error, _kind_of(error)
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if isinstance(error, KeyboardInterrupt):
+        return GenlockError(text, remedy="start it again"), Kind.REFUSAL
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in text:
+        return OutOfMemory(text), Kind.REFUSAL
+    if isinstance(error, EOFError | ConnectionError):
+        return LinkBroken(text), Kind.BROKEN_PIPE
+    if isinstance(error, TimeoutError):
+        return RankSilent(text), Kind.TIMEOUT
+    if isinstance(error, OSError) and error.errno is not None:
+        return InputOutputError(error.strerror or text, where=str(error.filename or "")), Kind.REFUSAL
+    if isinstance(error, RuntimeError) and any(words in text.lower() for words in TIMEOUT_WORDS):
+        return RankSilent(text), Kind.TIMEOUT
+    if isinstance(error, RuntimeError) and any(words in text.lower() for words in BROKEN_WORDS):
+        return LinkBroken(text), Kind.BROKEN_PIPE
+    return GenlockError(f"a defect in genlock: {type(error).__name__}: {text}"), Kind.DEFECT
+
+
+def _kind_of(error: GenlockError) -> Kind:
+    if isinstance(error, Tripwire):
+        return Kind.TRIPWIRE
+    if isinstance(error, RankSilent | GateMissed):
+        return Kind.TIMEOUT
+    if isinstance(error, RankDied):
+        return Kind.BROKEN_PIPE
+    return Kind.REFUSAL

@@ -1,0 +1,53 @@
+"""A sign of life: where a rank is, as one small message, and the words that travel beside it. No torch.
+
+What travels between a rank and who watches it, one message a datagram, JSON: beacons and the cause of an end go up,
+the wish to drain goes down.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from genlock.observe.cause import Cause, cause_from
+from genlock.settings import Deadlines, Phase
+
+DRAIN = b"drain"  # from the supervisor to rank 0: finish the chunk in flight, then leave
+MESSAGE_BYTES = 16384  # no message is longer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beacon:
+    """Where a rank's main thread is. op: collectives finished in this chunk. counter: grows with every sign of
+    progress that restarts the phase's clock."""
+
+    phase: Phase
+    call_id: int
+    chunk: int
+    op: int
+    counter: int
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"beacon": asdict(self)}).encode()
+
+
+def beacon_period_s(deadlines: Deadlines) -> float:
+    """Seconds from one beacon of a rank to its next: a tenth of D, between 0.1 and 1."""
+    return max(0.1, min(1.0, deadlines.answer_s / 10))
+
+
+def up_bytes(cause: Cause) -> bytes:
+    """A cause as a message."""
+    return b'{"cause": ' + cause.to_bytes() + b"}"
+
+
+def read_up(message: bytes) -> Beacon | Cause:
+    """What a rank says. Raises ValueError for anything else."""
+    held = json.loads(message)
+    try:
+        if "cause" in held:
+            return cause_from(held["cause"])
+        values = {each.name: held["beacon"][each.name] for each in fields(Beacon)}
+        return Beacon(**values | {"phase": Phase(values["phase"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"neither a beacon nor a cause: {error}") from None

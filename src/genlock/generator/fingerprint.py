@@ -71,6 +71,11 @@ def is_sharded(name: str) -> bool:
     return split_rule(name) in (Split.ROWS, Split.COLUMNS)
 
 
+def as_integers(tensor: Tensor) -> Tensor:
+    """A view of the elements' bits as integers of their own size."""
+    return tensor.view(_INTEGERS[tensor.dtype.itemsize])
+
+
 def odd_sum(part: Tensor, *, first: int = 0, stride: int | None = None) -> Tensor:
     """int64 scalar on the part's device: sum of its elements as integers, times 2 * index + 1, mod 2^64.
 
@@ -81,7 +86,7 @@ def odd_sum(part: Tensor, *, first: int = 0, stride: int | None = None) -> Tenso
     total = torch.zeros((), dtype=torch.int64, device=part.device)
     columns = torch.arange(C, device=part.device).mul_(2).add_(2 * first + 1)
     rows_at_once = max(1, PIECE_BYTES // (8 * max(C, 1)))
-    integers = part.contiguous().view(_INTEGERS[part.dtype.itemsize])
+    integers = as_integers(part.contiguous())
     for start in range(0, R, rows_at_once):
         piece = integers[start : start + rows_at_once].long()
         rows = torch.arange(start, start + len(piece), device=part.device).mul_(2 * step)

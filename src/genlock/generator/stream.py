@@ -20,6 +20,7 @@ from genlock.generator.model import CrossKV, Generator
 from genlock.generator.parallel import TEXT
 from genlock.generator.sampler import Call, CallCounter, planned_calls, sample_chunk
 from genlock.generator.schedule import clean_estimate
+from genlock.generator.slot_digests import ChangedSlot, SlotDigests
 from genlock.generator.window import (
     CachePolicy,
     Held,
@@ -87,9 +88,20 @@ def announced_passes(inputs: ChunkInputs) -> list[str]:
 
 
 class Stream:
-    """The generator's side of one video stream of a fixed size."""
+    """The generator's side of one video stream of a fixed size.
 
-    def __init__(self, generator: Generator, policy: CachePolicy, *, latent_height: int, latent_width: int) -> None:
+    watch_slots: keep digests of what the cache holds, made and checked in the chunks that ask for it.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        policy: CachePolicy,
+        *,
+        latent_height: int,
+        latent_width: int,
+        watch_slots: bool = False,
+    ) -> None:
         config = generator.config
         self.generator, self.policy = generator, policy
         self.cache = KeyValueCache(
@@ -104,16 +116,20 @@ class Stream:
         self.held = Held()
         self.cross: CrossKV | None = None
         self.observed_calls = 0
+        self.slots = SlotDigests(self.cache) if watch_slots else None
+        self._slots_due = False
 
     @torch.inference_mode()
-    def run(self, inputs: ChunkInputs, on_call: OnCall | None = None) -> Tensor:
+    def run(self, inputs: ChunkInputs, on_call: OnCall | None = None, *, slots_due: bool = False) -> Tensor:
         """The clean latents [F, C, H, W] of one chunk, in the generator's dtype and on its device.
 
+        slots_due: make and check the cache's digests in this chunk; then ask `changed_slot`.
         Raises CallCount if the plan and the calls differ, CacheRefused if the cache cannot hold a call.
         """
         chunk = _OnDevice(inputs, self.generator)
+        self._slots_due = slots_due
         if inputs.reset_kv:
-            self.cache.clear()
+            self._clear_cache()
             self.held = Held()
         if inputs.reset_cross:
             self.generator.parallel.begin_call(TEXT)
@@ -139,7 +155,18 @@ class Stream:
             if on_call is not None:
                 on_call(Call.CACHE_WRITE, 0, flow, None)
         self.observed_calls = counter.finish()
+        if self.slots is not None:
+            self.slots.end_chunk(self.held.end, due=slots_due)
         return latents.squeeze(0)
+
+    def changed_slot(self) -> ChangedSlot | None:
+        """A frame slot of the cache that changed without a write, as far as was checked; waits for the device."""
+        return None if self.slots is None else self.slots.changed()
+
+    def _clear_cache(self) -> None:
+        self.cache.clear()
+        if self.slots is not None:
+            self.slots.clear()
 
     def _chunk_span(self, inputs: ChunkInputs, *, biased: bool) -> Span:
         span, self.held = span_of_chunk(
@@ -170,7 +197,7 @@ class Stream:
         else:
             first = start - frames
             if not self.policy.global_sink:
-                self.cache.clear()
+                self._clear_cache()
         span, self.held = span_of_chunk(self.policy, self.held, start=first, frames=frames)
         flow = self._call(Call.RECACHE, context, chunk.clean_time, span, counter)
         if on_call is not None:
@@ -180,6 +207,8 @@ class Stream:
         counter.begin(call)
         if self.cross is None:
             raise CacheRefused("the first chunk of a stream must reset cross-attention")
+        if self.slots is not None:
+            self.slots.before(span, due=self._slots_due)
         self.generator.parallel.begin_call(call)
         return self.generator(x, t.view(1, 1), self.cross, self.cache, span)
 

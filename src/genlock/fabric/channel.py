@@ -1,0 +1,348 @@
+"""How a chunk is agreed on and handed out, and how its verdicts come in: rank 0's half and a worker's.
+
+    rank 0                      worker
+    frame            ->         checks header, digest, schema, arithmetic, its own lifecycle, its model
+                     <-         ACCEPT, or a fault: then rank 0 sends ERROR to all, and nobody waits in a broadcast
+    GO (all accepted) ->        takes the chunk's state for its own
+    payload broadcast ==        the commitment point: after it only the payload's digest, and the work, can fail
+                     <-         verdict, or a fault
+
+GO is why a refusal strands nobody: a worker that accepted cannot know whether the others did, and a broadcast cannot
+be left again. Everything but the broadcast goes over the control connections, which have deadlines and show the death
+of a peer at once. Rank 0's deadline is the shorter one, so that the rank that can name the culprit speaks first.
+
+Between chunks a worker waits for a frame without a deadline; whether rank 0 still lives is not this file's business.
+Nothing here is repaired or repeated: what goes wrong is raised, and ends the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from genlock.errors import (
+    GenlockError,
+    LinkBroken,
+    LinkTimeout,
+    OutOfStep,
+    PeerRefused,
+)
+from genlock.fabric.connection import Connection, gather, send_all, tell_all
+from genlock.settings import Deadlines, Phase
+from genlock.wire.answer import Answer, Kind, error_class, error_of, is_answer, is_fault, pack_answer, unpack_answer
+from genlock.wire.codec import describe
+from genlock.wire.envelope import Envelope
+from genlock.wire.header import Header, Stamp, open_frame, seal
+from genlock.wire.kinds import Action, Plan
+from genlock.wire.lifecycle import State
+from genlock.wire.prepare import FAULT, Announced, Prepared, Received, check_payload, receive
+from genlock.wire.result import Fault, fault_of
+from genlock.wire.verdict import Verdict, compare, unpack
+
+T = TypeVar("T")
+Failure = TypeVar("Failure", bound=GenlockError)
+
+LAST_WORD_S = 0.2  # for an ERROR or a fault to be handed to the system, at each peer, when all is lost anyway
+
+
+class Payloads(Protocol):
+    """The one collective that is used here."""
+
+    def broadcast_payload(self, payload: Tensor | None, numel: int) -> Tensor:
+        """Rank 0's `payload`, uint8 [numel] in host memory, on every rank; the workers give None."""
+        ...
+
+
+class OnPhase(Protocol):
+    """Told as a rank enters a phase, with the ids of the frame it is about: -1 where there is none yet."""
+
+    def __call__(self, phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None: ...
+
+
+def untold(phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None:
+    """An OnPhase that nobody listens to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chunk:
+    """An accepted chunk, its bytes checked. payload: uint8 [payload_bytes] in host memory, which `envelope` views."""
+
+    header: Header
+    envelope: Envelope
+    payload: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Rank 0 has said SHUTDOWN."""
+
+
+class Leader:
+    """Rank 0's half. Owns the workers' connections, by rank; there may be none.
+
+    Whatever `infer`, `noop` and `verdict` raise has been told, as an ERROR, to every worker that can still hear it.
+    """
+
+    def __init__(
+        self,
+        workers: Mapping[int, Connection],
+        payloads: Payloads,
+        deadlines: Deadlines,
+        *,
+        on_phase: OnPhase = untold,
+    ) -> None:
+        self._workers, self._payloads, self._on_phase = workers, payloads, on_phase
+        self._answer_s = deadlines.verdict_s
+        self._last = Stamp(  # of the frame that was sent last
+            action=Action.NOOP, plan=Plan.V1_GENERATOR_ONLY, call_id=0, chunk_index=-1, cache_epoch=0
+        )
+
+    def infer(self, prepared: Prepared[Envelope]) -> None:
+        """Announces a chunk, and hands it out once every worker has accepted it.
+
+        Raises PeerRefused if a worker refuses, with its rank and field, its own code in the text; LinkBroken or
+        LinkTimeout naming a worker that is gone or silent; OutOfStep for an answer to something else. Nobody is in the
+        broadcast then. What the broadcast itself can raise is the payloads' affair.
+        """
+        header = prepared.header
+        self._enter(Phase.ACCEPT, header)
+        with self._told_to_all():
+            self._ask(prepared.frame, Kind.ACCEPT)
+            go = pack_answer(Answer(kind=Kind.GO, call_id=header.call_id))
+            send_all(self._workers, go, within_s=self._answer_s)
+        self._enter(Phase.PAYLOAD, header)
+        self._payloads.broadcast_payload(prepared.payload, header.payload_bytes)
+
+    def noop(self, frame: bytes) -> None:
+        """Sends a NOOP and waits for every worker's answer. Errors as of `infer`."""
+        self._enter(Phase.ACCEPT, open_frame(frame)[0])
+        with self._told_to_all():
+            self._ask(frame, Kind.ALIVE)
+
+    def verdict(self, own: Verdict) -> None:
+        """Holds every worker's record of the last chunk against rank 0's own.
+
+        Raises MeshDisagrees naming rank and column; a worker's own error, with its rank, if it failed instead;
+        LinkBroken or LinkTimeout naming one whose record does not come.
+        """
+        self._enter(Phase.VERDICT, self._last)
+        with self._told_to_all():
+            said = self._collect(_failed)
+            compare(own, {rank: _of_rank(rank, unpack, record) for rank, record in said.items()})
+
+    def shutdown(self, frame: bytes) -> None:
+        """Lets every worker leave. Raises LinkBroken or LinkTimeout of the first that cannot be told, once the others
+        have been."""
+        self._enter(Phase.DRAIN, open_frame(frame)[0])
+        failed: LinkBroken | LinkTimeout | None = None
+        for rank in sorted(self._workers):
+            try:
+                self._workers[rank].send(frame, within_s=self._answer_s)
+            except (LinkBroken, LinkTimeout) as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def error(self, frame: bytes) -> None:
+        """Ends the run on every worker that can still hear it. Raises nothing."""
+        tell_all(self._workers, frame, within_s=LAST_WORD_S)
+
+    def tell(self, error: GenlockError) -> None:
+        """`error`, with the frame made from what rank 0 is about to raise: for what went wrong outside of this class.
+        Raises nothing."""
+        self.error(_error_frame(self._last, fault_of(error, rank=0)))
+
+    def close(self) -> None:
+        for connection in self._workers.values():
+            connection.close()
+
+    def _enter(self, phase: Phase, stamp: Stamp) -> None:
+        self._last = stamp
+        self._on_phase(phase, call_id=stamp.call_id, chunk=stamp.chunk_index)
+
+    @contextlib.contextmanager
+    def _told_to_all(self) -> Iterator[None]:
+        try:
+            yield
+        except GenlockError as error:
+            self.tell(error)
+            raise
+
+    def _ask(self, frame: bytes, wanted: Kind) -> None:
+        """Sends a frame to all, and takes one answer of the wanted kind from each."""
+        send_all(self._workers, frame, within_s=self._answer_s)
+        for rank, data in self._collect(_refused).items():
+            answer = _of_rank(rank, unpack_answer, data)
+            if (answer.kind, answer.call_id) != (wanted, self._last.call_id):
+                what = f"answers {answer.kind.name} to call {answer.call_id}, not {wanted.name}"
+                raise _about(OutOfStep(what, field="answer", rank=rank), self._last)
+
+    def _collect(self, as_error: Callable[[int, Fault], GenlockError]) -> dict[int, bytes]:
+        """What each worker says next. A fault ends the wait and goes before whoever is gone or silent: it is the cause,
+        and the others may be waiting in a collective for a rank that is about to exit."""
+        said, missing = gather(self._workers, within_s=self._answer_s, ends=is_fault)
+        for rank in sorted(said):
+            if is_fault(said[rank]):
+                fault = _of_rank(rank, unpack_answer, said[rank]).fault
+                assert fault is not None  # `Answer` sees to it
+                raise _about(as_error(rank, fault), self._last)
+        if missing is not None:
+            raise _about(missing, self._last)
+        return said
+
+
+class Follower:
+    """A worker's half. `state`: its receiving copy of the lifecycle; whoever ends warm-up puts `live(state)` there.
+
+    check: what else a chunk must satisfy before it is accepted, by its shapes (its model); raises a GenlockError.
+    """
+
+    def __init__(
+        self,
+        leader: Connection,
+        payloads: Payloads,
+        state: State,
+        deadlines: Deadlines,
+        *,
+        check: Callable[[Announced[Envelope]], None],
+        on_phase: OnPhase = untold,
+    ) -> None:
+        self.state = state
+        self._leader, self._payloads, self._check, self._on_phase = leader, payloads, check, on_phase
+        self._say_s, self._go_s = deadlines.verdict_s, deadlines.group_s
+        self._last: Stamp | None = None  # of the chunk that was accepted last
+
+    def next(self) -> Chunk | Stop:
+        """The next chunk, accepted by all ranks; Stop at SHUTDOWN. NOOPs are answered on the way.
+
+        Raises what is wrong with a frame, after rank 0 was told; what an ERROR says, as rank 0 raised it; LinkBroken if
+        rank 0 is gone; LinkTimeout if it neither gives nor takes back its GO; DigestMismatch for a payload that is not
+        the announced one.
+        """
+        while True:
+            self._on_phase(Phase.IDLE)
+            frame = self._leader.receive(within_s=None)
+            with self._told_to_leader():
+                received = self._read(frame)
+            if received.header.action is Action.ERROR:
+                raise _end(received)
+            if received.header.action is Action.SHUTDOWN:
+                self.state = received.state
+                return Stop()
+            if received.chunk is not None:
+                return self._take(received, received.chunk)
+            self._say(Kind.ALIVE, received.header)
+            self.state = received.state
+
+    def report(self, verdict: Verdict) -> None:
+        """What this rank did and holds after the last chunk. Raises LinkBroken, LinkTimeout."""
+        chunk = -1 if self._last is None else self._last.chunk_index
+        self._on_phase(Phase.VERDICT, call_id=verdict.call_id, chunk=chunk)
+        self._leader.send(verdict.pack(), within_s=self._say_s)
+
+    def fail(self, error: GenlockError) -> None:
+        """Tells rank 0 why this rank can give no verdict, or no further answer. Raises nothing."""
+        last_word(self._leader, error, call_id=self.state.call_id)
+
+    def _read(self, frame: bytes) -> Received:
+        header, _ = open_frame(frame)
+        if header.action is Action.INFER:
+            self._on_phase(Phase.ACCEPT, call_id=header.call_id, chunk=header.chunk_index)
+        received = receive(frame, self.state)
+        if received.chunk is not None:
+            self._check(received.chunk)
+        return received
+
+    def _take(self, received: Received, announced: Announced[Envelope]) -> Chunk:
+        header = received.header
+        self._say(Kind.ACCEPT, header)
+        with self._told_to_leader():
+            ended = self._await_go(header)
+        if ended is not None:
+            raise ended
+        self.state, self._last = received.state, header
+        self._on_phase(Phase.PAYLOAD, call_id=header.call_id, chunk=header.chunk_index)
+        payload = self._payloads.broadcast_payload(None, header.payload_bytes)
+        with self._told_to_leader():
+            envelope = check_payload(announced, payload)
+        return Chunk(header=header, envelope=envelope, payload=payload)
+
+    def _await_go(self, header: Header) -> GenlockError | None:
+        """None at GO; at an ERROR what it says. Raises OutOfStep for anything else."""
+        data = self._leader.receive(within_s=self._go_s)
+        if is_answer(data):
+            answer = unpack_answer(data)
+            if (answer.kind, answer.call_id) == (Kind.GO, header.call_id):
+                return None
+            came = f"{answer.kind.name} to call {answer.call_id}"
+        else:
+            received = receive(data, self.state)
+            if received.header.action is Action.ERROR:
+                return _end(received)
+            came = received.header.action.name
+        what = f"{came} in place of GO or ERROR"
+        raise OutOfStep(what, field="action", call_id=header.call_id, chunk_index=header.chunk_index)
+
+    def _say(self, kind: Kind, header: Header) -> None:
+        self._leader.send(pack_answer(Answer(kind=kind, call_id=header.call_id)), within_s=self._say_s)
+
+    @contextlib.contextmanager
+    def _told_to_leader(self) -> Iterator[None]:
+        try:
+            yield
+        except GenlockError as error:
+            self.fail(error)
+            raise
+
+
+def last_word(leader: Connection, error: GenlockError, *, call_id: int = 0) -> None:
+    """A worker's fault, handed to the system if that is possible at once. Raises nothing."""
+    answer = Answer(kind=Kind.FAULT, call_id=call_id, fault=fault_of(error, rank=-1))
+    tell_all({0: leader}, pack_answer(answer), within_s=LAST_WORD_S)
+
+
+def _refused(rank: int, fault: Fault) -> PeerRefused:
+    text = fault.text.removesuffix(f"; {error_class(fault.code).default_remedy}")
+    return PeerRefused(f"refuses: {text}", field=fault.field, rank=rank)
+
+
+def _failed(rank: int, fault: Fault) -> GenlockError:
+    """The worker's own error. It may name another rank: one that it waited for."""
+    return error_of(fault if fault.rank >= 0 else replace(fault, rank=rank))
+
+
+def _about(error: Failure, stamp: Stamp) -> Failure:
+    """The error, with the ids of the frame it is about."""
+    error.call_id, error.chunk_index = stamp.call_id, stamp.chunk_index
+    return error
+
+
+def _end(received: Received) -> GenlockError:
+    if received.fault is None:
+        return PeerRefused("rank 0 ended the run without saying why", rank=0)
+    return error_of(received.fault)
+
+
+def _error_frame(last: Stamp, fault: Fault) -> bytes:
+    """An ERROR is obeyed whatever its ids; they say what it is about."""
+    stamp = Stamp(
+        action=Action.ERROR,
+        plan=last.plan,
+        call_id=last.call_id + 1,
+        chunk_index=last.chunk_index,
+        cache_epoch=last.cache_epoch,
+    )
+    return seal(stamp, describe(FAULT, fault)[1])[1]
+
+
+def _of_rank(rank: int, read: Callable[[bytes], T], data: bytes) -> T:
+    """What a worker sent, read; an error in it names the worker."""
+    try:
+        return read(data)
+    except GenlockError as error:
+        error.rank = rank
+        raise

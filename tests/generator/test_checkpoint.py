@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tests.generator.conftest import TOY
 
+import genlock
 from genlock.errors import (
     CheckpointConfig,
     CheckpointDtype,
@@ -40,8 +42,10 @@ from genlock.generator.checkpoint import (
 from genlock.generator.formats import diffusers_name
 from genlock.generator.model import Generator
 from genlock.generator.presets import preset
+from genlock.generator.tensor_files import open_tensors
 
 SHAPES = expected_shapes(TOY)
+SHARED_OUT = (Split.ROWS, Split.COLUMNS)
 WRAPPER = "_fsdp_wrapped_module."
 
 
@@ -162,6 +166,53 @@ def test_shards_put_together_are_the_whole(write, size, tmp_path, state):
         if rule in (Split.ROWS, Split.COLUMNS):
             parts = [torch.cat(parts, dim=0 if rule is Split.ROWS else 1)]
         assert all(torch.equal(part, tensor) for part in parts), name
+
+
+def rank_share(shapes, size):
+    """Bytes of float32 that one rank keeps, and of the whole model."""
+    whole = sum(math.prod(shape) for shape in shapes.values())
+    own = [shard(name, torch.empty(shape, device="meta"), size - 1, size).numel() for name, shape in shapes.items()]
+    return 4 * sum(own), 4 * whole
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("write", [write_wan, write_wan_pickle, write_shards, write_fused])
+def test_a_rank_reads_its_own_part_and_no_more(write, size, tmp_path, state):
+    path = write(tmp_path, state)
+    for rank in range(size):
+        read = {}
+        weights = load_generator(path, TOY, parallel=Place(rank, size), bytes_read=read)
+        own, whole = rank_share(SHAPES, size)
+        assert read == {"bytes_read": own, "bytes_total": whole}
+        assert sum(tensor.nbytes for tensor in weights.values()) == own
+
+
+def test_a_pickle_that_cannot_be_mapped_counts_as_read_whole(tmp_path, state):
+    read = {}
+    load_generator(write_old_pickle(tmp_path, state), TOY, parallel=Place(0, 4), bytes_read=read)
+    assert read["bytes_read"] == read["bytes_total"]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_rank_reads_no_more_of_the_bundled_model_than_its_part(size):
+    path = Path(genlock.__file__).parent / "bundled" / "generator.safetensors"
+    config = checkpoint_config(path)
+    with open_tensors(path) as file:
+        whole = file.bytes_total
+    sharded = sum(2 * math.prod(s) for n, s in expected_shapes(config).items() if split_rule(n) in SHARED_OUT)
+    for rank in range(size):
+        read = {}
+        load_generator(path, config, parallel=Place(rank, size), bytes_read=read)
+        assert read["bytes_total"] == whole
+        assert read["bytes_read"] <= 1.05 * (sharded / size + whole - sharded)
+
+
+def test_a_rank_of_eight_keeps_an_eighth_of_the_large_model_and_what_all_need():
+    shapes = expected_shapes(preset("krea-14b").generator)
+    own, whole = rank_share(shapes, 8)
+    sharded = 4 * sum(math.prod(s) for n, s in shapes.items() if split_rule(n) in SHARED_OUT)
+    assert own <= 1.05 * (sharded / 8 + whole - sharded)
+    assert own < 0.15 * whole, "what every rank holds whole is small beside the blocks"
 
 
 def test_a_shard_fits_the_model_of_its_rank(tmp_path, state):

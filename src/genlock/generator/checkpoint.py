@@ -122,11 +122,13 @@ def load_generator(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     parallel: Ranked | None = None,
+    bytes_read: dict[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """Canonical name -> this rank's part, contiguous, in `dtype` on `device`; owns its memory.
 
     config: of the preset; None takes the metadata's. lora: a PEFT file, merged in float32 before the split; lora_alpha:
-    its alpha, None means r (scale 1). parallel: rank and size of the mesh; None is one rank.
+    its alpha, None means r (scale 1). parallel: rank and size of the mesh; None is one rank. bytes_read: is told
+    `bytes_read` and `bytes_total`, of the tensors in the files.
     Raises CheckpointKeys, CheckpointShape, CheckpointConfig, MeshRefused, and as `open_tensors` does.
     """
     rank, size = (parallel.rank, parallel.size) if parallel else (0, 1)
@@ -146,6 +148,10 @@ def load_generator(
             if change is not None:
                 stored = change.merged(name, part, stored)
             weights[name] = torch.empty(stored.shape, dtype=dtype, device=device).copy_(stored)
+        if bytes_read is not None:
+            opened = [file] if change is None else [file, change.file]
+            bytes_read["bytes_read"] = sum(each.bytes_read for each in opened)
+            bytes_read["bytes_total"] = sum(each.bytes_total for each in opened)
     return weights
 
 

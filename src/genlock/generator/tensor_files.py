@@ -7,6 +7,7 @@ or a slice of one, so that a rank never touches bytes it does not keep. Knows no
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import warnings
@@ -63,13 +64,17 @@ class TensorFile:
     """Named floating-point tensors that lie in one or more files. Use as a context manager; reads come after.
 
     metadata: the strings of the safetensors header; for a pickle, {"container": name} where one was unwrapped.
-    shapes: name -> shape of everything that can be read. Raises as `open_tensors` says.
+    shapes: name -> shape of everything that can be read. bytes_total: of all of it. bytes_read: of what was taken out,
+    a slice counting as itself and a pickle that cannot be mapped as whole; the system may fetch whole pages around it.
+    Raises as `open_tensors` says.
     """
 
     def __init__(self, path: Path, files: list[Path], *, device: str = "cpu") -> None:
         self.path = path
         self.metadata: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.bytes_total = self.bytes_read = 0
+        self._in_memory: set[str] = set()  # read when the file was opened
         self._sources: dict[str, Any] = {}
         self._device = device
         self._open_files = ExitStack()
@@ -97,12 +102,15 @@ class TensorFile:
         source = self._sources[name]
         try:
             if isinstance(source, Tensor):
-                return (source if part is None else part.of(source)).to(self._device)
-            return source.get_tensor(name) if part is None else part.of(source.get_slice(name))
+                taken = (source if part is None else part.of(source)).to(self._device)
+            else:
+                taken = source.get_tensor(name) if part is None else part.of(source.get_slice(name))
         except (SafetensorError, OSError) as error:
             raise CheckpointUnreadable(
                 f"tensor {name!r} cannot be read: {one_line(error)}", where=str(self.path)
             ) from None
+        self.bytes_read += 0 if name in self._in_memory else taken.nbytes
+        return taken
 
     def _add_safetensors(self, file: Path) -> None:
         try:
@@ -120,6 +128,9 @@ class TensorFile:
         if container:
             self.metadata["container"] = container
         names = {dtype: name for name, dtype in FLOATS.items()}
+        if not zipfile.is_zipfile(file):
+            self._in_memory |= set(tensors)
+            self.bytes_read += sum(tensor.nbytes for tensor in tensors.values())
         for name, tensor in tensors.items():
             self._add(file, name, tuple(tensor.shape), names.get(tensor.dtype, str(tensor.dtype)), tensor)
 
@@ -131,6 +142,7 @@ class TensorFile:
         if name in self.shapes:
             raise CheckpointKeys(f"tensor {name!r} is in more than one shard", where=str(file))
         self.shapes[name] = shape
+        self.bytes_total += math.prod(shape) * FLOATS[dtype].itemsize
         self._sources[name] = source
 
 

@@ -29,7 +29,8 @@ MADE = "Written by `make docs` from the code; edit {source}, not this page.\n"
 def help_texts() -> dict[str, str]:
     """The help of `genlock` (under "") and of each command, at a fixed width."""
     width = HELP_WIDTH - 2  # the margin that click leaves on a terminal
-    top = click.Context(cli, info_name="genlock", terminal_width=width)
+    told = {"help_option_names": cli.context_settings["help_option_names"]}
+    top = click.Context(cli, info_name="genlock", terminal_width=width, **told)
     texts = {"": cli.get_help(top)}
     for name in cli.list_commands(top):
         command = cli.get_command(top, name)

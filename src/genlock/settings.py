@@ -26,7 +26,15 @@ READ_ELSEWHERE = {
     "GENLOCK_KEY_FD": "a rank: where the key of this run can be read once, from its supervisor",
 }
 
+BRING_UP_DEADLINE_S = 8
 SPIN_TURNS = "4000"  # of an idle thread of the tensor library before it sleeps
+
+# Of torch's NCCL back end, for ranks: on a timeout end the process without cleaning up first, and do not wait a minute
+# for a dump before. A launcher's or a user's own values go before these.
+NCCL_DEFAULTS = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "500",
+}
 
 Value = str | int | bool
 
@@ -110,11 +118,10 @@ class Settings:
         choices=("solo", "tp"),
     )
     mesh: int = _option(
-        default=1,
-        doc="ranks that share the generator; divides its heads",
+        default=0,
+        doc="ranks that share the generator; divides its heads; 0 is as many as were launched, or 2",
         parity=Parity.ALL_RANKS,
         unit="ranks",
-        minimum=1,
     )
     deadline: int = _option(
         default=20,
@@ -256,6 +263,11 @@ class Deadlines:
             Phase.DRAIN: self.answer_s,
             Phase.EXIT: self.exit_s,
         }[phase]
+
+
+def mesh_deadlines(settings: Settings) -> Deadlines:
+    """D as set; in bring-up mode at most 8 s."""
+    return Deadlines(answer_s=min(settings.deadline, BRING_UP_DEADLINE_S if settings.bring_up else settings.deadline))
 
 
 class FaultKind(StrEnum):
@@ -484,8 +496,8 @@ def launch() -> Launch | None:
 
 
 def rank_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a rank to be started: this process's own, and `extra`."""
-    return {**os.environ, **extra}
+    """The environment of a rank to be started: this process's own, what NCCL needs to be told, and `extra`."""
+    return {**NCCL_DEFAULTS, **os.environ, **extra}
 
 
 def origins(environ: Mapping[str, str] | None = None) -> dict[str, str]:

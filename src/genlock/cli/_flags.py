@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import click
 
+from genlock.settings import Settings, from_environment, options
+
+CHOICES = {option.name: option.choices for option in options()}
 Command = Callable[..., Any]
 LARGEST_SEED = 2**53  # as in a timeline
 
@@ -63,6 +67,34 @@ model_flag = click.option(
     help="The bundled model, or the folder of another. Default: GENLOCK_MODEL, else bundled. "
     "Example: --model models/krea-14b.",
 )
+
+_MESH = (
+    click.option(
+        "--topology",
+        type=click.Choice(CHOICES["topology"]),
+        help="Who runs what: solo is one rank, tp shares the generator out over a mesh of ranks, all of them started "
+        "here unless a launcher did. Default: GENLOCK_TOPOLOGY, else solo. Example: --topology tp.",
+    ),
+    click.option(
+        "--mesh",
+        type=click.IntRange(min=1),
+        metavar="RANKS",
+        help="Ranks of the mesh; must divide the model's heads. Default: GENLOCK_MESH, else 2. Example: --mesh 4.",
+    ),
+)
+
+
+def mesh_flags(command: Command) -> Command:
+    """--topology and --mesh."""
+    for flag in reversed(_MESH):
+        command = flag(command)
+    return command
+
+
+def told(**flags: Any) -> Settings:
+    """Settings of the environment, with the flags that were given in their place."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    return replace(from_environment(), **given)
 
 
 def asking_flags(command: Command) -> Command:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +10,16 @@ import click
 
 from genlock.cli._asks import timeline_of_file, timeline_of_flags
 from genlock.cli._delivery import Order, deliver
-from genlock.cli._flags import asking_flags, model_flag, seed_flag
+from genlock.cli._flags import CHOICES, asking_flags, mesh_flags, model_flag, seed_flag, told
+from genlock.cli._mesh import take_part
 from genlock.cli.main import Surroundings
 from genlock.errors import InputOutputError, UsageError, VideoUnreadable
-from genlock.settings import Settings, from_environment, options
+from genlock.settings import Settings
 
 if TYPE_CHECKING:
+    from genlock.engine.job import Job
     from genlock.stage0.timeline import Timeline
 
-CHOICES = {option.name: option.choices for option in options()}
 A_PATH = click.Path(path_type=Path)
 
 
@@ -100,6 +100,7 @@ A_PATH = click.Path(path_type=Path)
     metavar="NUMBER",
     help="Denoising steps of a chunk. Default: the model's own. Example: --steps 4.",
 )
+@mesh_flags
 @click.option("--list-words", is_flag=True, help="Print the words the model knows, one a line, and stop.")
 @click.pass_obj
 def command(
@@ -113,6 +114,8 @@ def command(
     model: str | None,
     device: str | None,
     regime: str | None,
+    topology: str | None,
+    mesh: int | None,
     list_words: bool,
     **rest: Any,
 ) -> None:
@@ -124,14 +127,29 @@ def command(
       genlock generate --prompt "a boat at noon" --prompt "a boat at night" --at 4 \\
         --transition 1 --seconds 10 --out night.mp4 --sheet night.png
     """
-    told = from_environment()
-    settings = replace(told, model=model or told.model, device=device or told.device, regime=regime or told.regime)
+    settings = told(model=model, device=device, regime=regime, topology=topology, mesh=mesh)
     if list_words:
         show_words(surroundings, settings)
         return
     check(**rest)
     timeline = timeline_of(prompts, at_s, cuts_at_s, transition_s, timeline_file)
+    take_part(settings, surroundings, lambda: session_jobs(settings, **rest))
     deliver(Order(timeline=timeline, settings=settings, **rest), surroundings)
+
+
+def session_jobs(
+    settings: Settings,
+    *,
+    height: int | None,
+    width: int | None,
+    steps: int | None,
+    input_video: Path | None,
+    **_: Any,
+) -> list[Job]:
+    """What a rank of a mesh loads for these flags."""
+    from genlock.engine.session import session_job
+
+    return [session_job(settings, height=height, width=width, steps=steps, video=input_video is not None)]
 
 
 def check(

@@ -39,6 +39,7 @@ class Surroundings:
     open_session: Callable[..., Any]
     clock: Callable[[], float]
     started_s: float
+    arguments: tuple[str, ...] = ()
 
 
 # Understood after any command; `main` reads it, for an error may come before the flags are parsed.
@@ -143,5 +144,8 @@ def run() -> NoReturn:
     def open_session(*args: Any, **options: Any) -> Any:
         return genlock.open(*args, **options)  # resolved here: this is what loads torch
 
-    surroundings = Surroundings(open_session=open_session, clock=time.perf_counter, started_s=started_s)
-    sys.exit(main(sys.argv[1:], surroundings))
+    words = tuple(sys.argv[1:])
+    surroundings = Surroundings(
+        open_session=open_session, clock=time.perf_counter, started_s=started_s, arguments=words
+    )
+    sys.exit(main(words, surroundings))

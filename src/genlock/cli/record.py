@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from genlock.cli._asks import timeline_of_flags
-from genlock.cli._flags import asking_flags, model_flag, seed_flag
+from genlock.cli._flags import asking_flags, mesh_flags, model_flag, seed_flag, told
+from genlock.cli._mesh import take_part
 from genlock.cli.main import Surroundings
 from genlock.errors import UsageError
-from genlock.settings import from_environment
+
+if TYPE_CHECKING:
+    from genlock.engine.job import Job
 
 
 @click.command()
@@ -26,6 +30,7 @@ from genlock.settings import from_environment
 )
 @seed_flag
 @model_flag
+@mesh_flags
 @click.option(
     "--case",
     default="session",
@@ -45,6 +50,8 @@ def command(
     seconds: float,
     seed: int,
     model: str | None,
+    topology: str | None,
+    mesh: int | None,
     case: str,
 ) -> None:
     """Run a session and write noise, contexts, latents, keys, values and pixels to DIR.
@@ -54,12 +61,20 @@ def command(
       genlock record out/rec --prompt "a red balloon over the sea at noon" --seconds 4
       genlock replay out/rec --feed session
     """
-    from genlock.engine.record import record
-
     if not prompts:
         raise UsageError("nothing to show", where="--prompt", remedy='add --prompt "what to show"')
-    settings = from_environment()
-    with surroundings.open_session(model or settings.model, seed=seed, settings=settings) as session:
-        session.ask(timeline_of_flags(prompts, at_s, cuts_at_s, transition_s))
+    settings = told(model=model, topology=topology, mesh=mesh)
+    timeline = timeline_of_flags(prompts, at_s, cuts_at_s, transition_s)
+
+    def jobs() -> list[Job]:
+        from genlock.engine.session import session_job
+
+        return [session_job(settings)]
+
+    take_part(settings, surroundings, jobs)
+    from genlock.engine.record import record
+
+    with surroundings.open_session(settings.model, seed=seed, settings=settings) as session:
+        session.ask(timeline)
         chunks = record(session, folder, seconds=seconds, case=case)
     click.echo(f"{folder}: {chunks} chunks of case {case}")

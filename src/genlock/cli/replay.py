@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from genlock.cli._flags import mesh_flags, told
+from genlock.cli._mesh import take_part
+from genlock.cli.main import Surroundings
 from genlock.errors import ReplayFailed
 
 
@@ -41,7 +44,19 @@ from genlock.errors import ReplayFailed
     show_default=True,
     help="Where to run, in float32. Example: --device cuda.",
 )
-def command(folder: Path, names: tuple[str, ...], feed: str, tolerance: float, device: str) -> None:
+@mesh_flags
+@click.pass_obj
+def command(
+    surroundings: Surroundings,
+    /,
+    folder: Path,
+    names: tuple[str, ...],
+    feed: str,
+    tolerance: float,
+    device: str,
+    topology: str | None,
+    mesh: int | None,
+) -> None:
     """Run a recording again and print the largest error of each chunk: latents, keys, values, contexts, pixels.
 
     \b
@@ -49,21 +64,24 @@ def command(folder: Path, names: tuple[str, ...], feed: str, tolerance: float, d
       genlock replay out/rec --tolerance 1e-4 --feed session
     """
     from genlock.engine.recording import read_recording
-    from genlock.engine.replay import closed_loop_chunks, replay_envelopes, replay_session
+    from genlock.engine.replay import beginning, case_job, closed_loop_chunks, replay_envelopes, replay_session
 
     recording = read_recording(folder)
+    cases = [recording.case(name) for name in names or recording.cases]
+    followed = {case.name: closed_loop_chunks(case) for case in cases} if feed == "session" else {}
+    cases = [case for case in cases if followed.get(case.name, 1)]
+    settings = told(topology=topology, mesh=mesh, device=device)
+    take_part(settings, surroundings, lambda: [case_job(case, device) for case in cases])
+    for name, chunks in followed.items():
+        if chunks < max(1, len(recording.case(name).events)):
+            which = "no session" if chunks == 0 else f"chunks 0 to {chunks - 1} only"
+            click.echo(f"{name}: {which}: the rest is one call or holds upstream's quirks; use --feed envelope")
     worst, place, compared = 0.0, "", 0
-    for name in names or tuple(recording.cases):
-        case = recording.case(name)
-        if feed == "session":
-            followed = closed_loop_chunks(case)
-            if followed < max(1, len(case.events)):
-                which = "no session" if followed == 0 else f"chunks 0 to {followed - 1} only"
-                click.echo(f"{name}: {which}: the rest is one call or holds upstream's quirks; use --feed envelope")
-            if followed == 0:
-                continue
-        reports = replay_session(case, device=device) if feed == "session" else replay_envelopes(case, device=device)
-        for report in reports:
+    begun = beginning(settings, cases, device)
+    for case in cases:
+        name = case.name
+        replay = replay_session if feed == "session" else replay_envelopes
+        for report in replay(case, device=device, begun=begun):
             figures = "  ".join(f"{kind} {error:.1e}" for kind, error in report.errors.items())
             click.echo(f"{name:22} chunk {report.chunk:3}  {figures}")
             compared += 1

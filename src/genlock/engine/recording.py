@@ -44,7 +44,12 @@ class Case:
     weights_path: Path
     generator: GeneratorConfig
     vae_path: Path | None
-    vae: VaeConfig | None
+    vae_sizes: Mapping[str, Any] | None
+
+    @property
+    def vae(self) -> VaeConfig | None:
+        """Rank 0's alone: the first use loads the VAE's room."""
+        return None if self.vae_sizes is None else _vae_config(self.vae_sizes)
 
     @property
     def one_call(self) -> bool:
@@ -132,7 +137,7 @@ def _case(folder: Path, name: str, entry: Mapping[str, Any], weights: Mapping[st
         weights_path=folder / entry["weights"],
         generator=_generator_config(weights[entry["weights"]]),
         vae_path=folder / vae if vae else None,
-        vae=_vae_config(weights[vae]) if vae else None,
+        vae_sizes=weights[vae] if vae else None,
     )
 
 

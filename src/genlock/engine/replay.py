@@ -10,7 +10,7 @@ Causes of an event: `prompts` where they differ from the event before, `transiti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from genlock.engine.job import Job
 from genlock.engine.recording import Case
-from genlock.engine.rounds import Engine, Generation
-from genlock.engine.solo import Alone
+from genlock.engine.rounds import Engine, Generation, closing
+from genlock.engine.solo import Alone, load_stream
+from genlock.engine.warm_up import begin_job
 from genlock.errors import ReplayFailed
-from genlock.generator.checkpoint import load_generator
 from genlock.generator.config import SPATIAL_STRIDE
-from genlock.generator.model import Generator
 from genlock.generator.sampler import Call
 from genlock.generator.schedule import Schedule
 from genlock.generator.stream import Stream
 from genlock.generator.window import Policy
+from genlock.settings import Settings
 from genlock.wire.digest import embeds_id
 from genlock.wire.envelope import Envelope
 from genlock.wire.kinds import Plan, Recache, Regime
-from genlock.wire.lifecycle import begin
 from genlock.wire.prepare import prepare
 
 if TYPE_CHECKING:
@@ -87,33 +87,57 @@ class Recorded:
         return self.tensors[f"chunk{self.chunk:02d}.{name}"]
 
 
-def load_case_generator(case: Case, device: str = "cpu") -> Generator:
-    """The recording's generator, in float32."""
-    with torch.device("meta"):
-        generator = Generator(case.generator)
-    state = load_generator(case.weights_path, case.generator, device=device)
-    generator.load_state_dict(state, strict=True, assign=True)
-    return generator.eval()
+def case_job(case: Case, device: str = "cpu") -> Job:
+    """What a rank loads for a case, in float32."""
+    rows, columns = case.latent_size
+    rolling = case.policy.policy is Policy.ROLLING
+    return Job(
+        name=case.name,
+        weights=case.weights_path,
+        config=case.generator,
+        policy=case.policy,
+        regime=None if rolling else Regime.R0A,
+        height=rows * SPATIAL_STRIDE,
+        width=columns * SPATIAL_STRIDE,
+        steps=len(case.schedule.get("step_list", (0,))),
+        dtype=torch.float32,
+        device=torch.device(device),
+        warm=False,
+        pad_sink=case.pad_sink,
+    )
 
 
 def alone(case: Case, device: str) -> Generation:
     """The recording's model on this process."""
-    rows, columns = case.latent_size
-    return Alone(Stream(load_case_generator(case, device), case.policy, latent_height=rows, latent_width=columns))
+    return Alone(load_stream(case_job(case, device)))
+
+
+def beginning(settings: Settings, cases: Sequence[Case], device: str) -> Begun:
+    """How the cases' generations begin: on this process, or on the mesh whose rank 0 this is."""
+    if settings.topology == "solo":
+        return alone
+    from genlock.engine.tp import InLockstep, rank_0  # noqa: PLC0415 - needs torch.distributed, nobody else does
+
+    rank = rank_0(settings, [case_job(case, device) for case in cases])
+
+    def in_lockstep(case: Case, device: str) -> Generation:
+        return InLockstep(rank, case_job(case, device), last=case is cases[-1])
+
+    return in_lockstep
 
 
 def replay_envelopes(case: Case, *, device: str = "cpu", begun: Begun = alone) -> Iterator[ChunkErrors]:
     """Feed what each chunk was computed from; compare what came out."""
     tensors, generation = case.tensors(), begun(case, device)
-    sender = begin(case.policy, max_rope_positions=case.generator.max_rope_positions)
-    for number, envelope in enumerate(recorded_envelopes(case, tensors)):
-        prepared, sender = prepare(envelope, sender)
-        recorded = Recorded(tensors, number)
-        report = ChunkErrors(case=case.name, chunk=number)
-        latents = generation.make(prepared, prepared.unpack(), watcher(generation.stream, recorded, report))
-        compare_chunk(report, generation.stream, recorded, latents)
-        yield report
-    generation.close(sender)
+    sender = begin_job(case_job(case, device))
+    with closing(generation, lambda: sender):
+        for number, envelope in enumerate(recorded_envelopes(case, tensors)):
+            prepared, sender = prepare(envelope, sender)
+            recorded = Recorded(tensors, number)
+            report = ChunkErrors(case=case.name, chunk=number)
+            latents = generation.make(prepared, prepared.unpack(), watcher(generation.stream, recorded, report))
+            compare_chunk(report, generation.stream, recorded, latents)
+            yield report
 
 
 def recorded_envelopes(case: Case, tensors: Mapping[str, Tensor]) -> Iterator[Envelope]:
@@ -234,7 +258,13 @@ def one_call_envelope(case: Case, tensors: Mapping[str, Tensor]) -> Envelope:
 def replay_session(case: Case, *, device: str = "cpu", begun: Begun = alone) -> Iterator[ChunkErrors]:
     """Feed causes alone; the session's own timeline, context, anchors, mixes and pixels are compared with what was
     recorded. Not for `one_shot`, which is no session."""
-    engine, tensors = _closed_loop(case, device, begun), case.tensors()
+    engine = _closed_loop(case, device, begun)
+    with closing(engine.generation, lambda: engine.sender):
+        yield from _follow(case, engine)
+
+
+def _follow(case: Case, engine: Engine) -> Iterator[ChunkErrors]:
+    tensors = case.tensors()
     before: Mapping[str, Any] = {}
     for event in case.events[: closed_loop_chunks(case)]:
         recorded = Recorded(tensors, event["chunk"])
@@ -263,7 +293,6 @@ def replay_session(case: Case, *, device: str = "cpu", begun: Begun = alone) -> 
         if made.pixels is not None:
             report.compare("pixels", made.pixels, recorded.get("pixels"))
         yield report
-    engine.generation.close(engine.sender)
 
 
 def closed_loop_chunks(case: Case) -> int:
@@ -315,7 +344,7 @@ def _closed_loop(case: Case, device: str, begun: Begun) -> Engine:
         image=None if vae is None else (lambda frame: vae.encode_image(frame.to(device))),
         video=None if vae is None else vae.encode,
     )
-    lifecycle = begin(case.policy, max_rope_positions=case.generator.max_rope_positions)
+    lifecycle = begin_job(case_job(case, device))
     return Engine(
         planner=Planner(settings, sources, lifecycle),
         generation=begun(case, device),

@@ -9,7 +9,8 @@ with it, is handed in. What is not here: words, files, sizes of models, and any 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,9 +41,36 @@ class Generation(Protocol):
         """Latents [F, C, h, w] of `envelope`, which is what `prepared` unpacks to."""
         ...
 
-    def close(self, sender: State) -> None:
-        """The stream is over; `sender`: the lifecycle after its last frame."""
+    def begin_round(self) -> None:
+        """Rank 0 is at work, from here to `end_round`, and must get on."""
         ...
+
+    def end_round(self) -> None:
+        """Nothing is asked for now."""
+        ...
+
+    @property
+    def drain_asked(self) -> bool:
+        """Whether somebody wants the stream to end after the chunk in flight."""
+        ...
+
+    def close(self, sender: State, error: BaseException | None = None) -> None:
+        """The stream is over; sender: the lifecycle after its last frame. error: what ended it, if anything did."""
+        ...
+
+
+@contextmanager
+def closing(generation: Generation, sender: Callable[[], State]) -> Iterator[None]:
+    """Closes the generation at the end of the block, with what ended it. A reader that stops early is a good end."""
+    try:
+        yield
+    except GeneratorExit:
+        generation.close(sender())
+        raise
+    except BaseException as error:
+        generation.close(sender(), error)
+        raise
+    generation.close(sender())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,6 +108,7 @@ class Engine:
         before the cache is touched; the same chunk can then be asked for again.
         """
         began = self._clock()
+        self.generation.begin_round()
         planned = self.planner.plan(self.sender, frames=frames)
         try:
             prepared, sender = prepare(planned.envelope if alter is None else alter(planned.envelope), self.sender)
@@ -96,6 +125,7 @@ class Engine:
         generated = self._clock()
         pixels = self._decode(latents, fresh=envelope.reset_kv)
         self.planner.absorb(latents, pixels, cache_epoch=self.receiver.cache_epoch)
+        self.generation.end_round()
         seconds = {
             "plan": packed - began,
             "generator": generated - packed,

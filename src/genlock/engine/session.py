@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -21,19 +21,18 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from genlock.engine.rounds import Engine
-from genlock.engine.solo import Alone
+from genlock.engine.job import Job
+from genlock.engine.rounds import Engine, Generation
+from genlock.engine.solo import Alone, load_stream
+from genlock.engine.warm_up import begin_job
 from genlock.errors import DeviceUnavailable, UsageError
-from genlock.generator.checkpoint import load_generator
 from genlock.generator.config import latent_size
-from genlock.generator.model import Generator
 from genlock.generator.model_folder import ModelFolder, read_model_folder
 from genlock.generator.presets import PRESETS, Preset, preset
 from genlock.generator.schedule import Schedule
-from genlock.generator.stream import Stream
 from genlock.generator.window import Policy, Regime
 from genlock.settings import Settings
-from genlock.wire.lifecycle import begin
+from genlock.wire.lifecycle import State
 
 if TYPE_CHECKING:
     from genlock.media.text import TextEncoder
@@ -91,13 +90,17 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(error)
 
-    def close(self) -> None:
-        """Let go of the input video, if there is one. The session can not be used afterwards."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Let go of the input video and of the mesh, if there are any; the session can not be used afterwards.
+
+        error: what ended it. If ranks disagree or are gone, this process ends here, as all of them do.
+        """
         close = getattr(self._video, "close", None)
         if close is not None:
             close()
+        self.engine.generation.close(self.engine.sender, error)
 
     def prompt(
         self, prompts: Prompts, *, at: float | None = None, transition: float = 0.0, method: str = "linear"
@@ -137,8 +140,11 @@ class Session:
         return self._text.encode(text).cpu()
 
     def stream(self, *, seconds: float | None = None) -> Iterator[Chunk]:
-        """Chunk after chunk, until `seconds` of video are reached (whole chunks), the input ends, or for ever."""
-        while seconds is None or self._delivered < seconds * self.fps:
+        """Chunk after chunk, until `seconds` of video are reached (whole chunks), the input ends, or for ever.
+
+        Over a mesh also until somebody asks the run to end: the chunk in flight is then the last.
+        """
+        while (seconds is None or self._delivered < seconds * self.fps) and not self.engine.generation.drain_asked:
             frames = self._input_frames()
             if self._video is not None and frames is None:
                 return
@@ -196,20 +202,14 @@ def open(
     settings: the rest; None takes the defaults. Raises GenlockError of many kinds, each in one line.
     """
     settings = settings or Settings()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    folder = find_model(model or settings.model)
+    settings = replace(settings, model=model or settings.model, device=device or settings.device)
+    settings = replace(settings, regime=regime or settings.regime)
+    folder = find_model(settings.model)
     used = folder.preset
-    where = choose_device(device or settings.device)
-    dtype = choose_dtype(settings.dtype, where)
-    height, width = height or used.height, width or used.width
-    rows, columns = latent_size(height, width)
-    generator = build_generator(folder, dtype, where)
+    job = session_job(settings, height=height, width=width, steps=steps, video=input_video is not None)
+    generation, lifecycle = begin_generation(settings, job)
+    where = job.device
     vae, text = load_media(folder, where, settings.text_cache)
-    lifecycle = begin(used.cache, max_rope_positions=used.generator.max_rope_positions)
-    chosen = used.regime if (regime or settings.regime) == AUTO else Regime(regime or settings.regime)
-    if used.cache.policy is Policy.ROLLING:
-        chosen = None
     from genlock.media.video import read_video  # noqa: PLC0415 - rank 0's rooms
     from genlock.stage0.chunk import Sources, StreamSettings  # noqa: PLC0415
     from genlock.stage0.planner import Planner  # noqa: PLC0415
@@ -218,13 +218,13 @@ def open(
     planner = Planner(
         StreamSettings(
             config=used.generator,
-            height=height,
-            width=width,
-            dtype=dtype,
+            height=job.height,
+            width=job.width,
+            dtype=job.dtype,
             schedule=Schedule(used.shift),
             steps=choose_steps(used.steps, steps),
             warped=used.warped,
-            regime=chosen,
+            regime=job.regime,
             fps=float(used.fps),
             controls=Controls(
                 seed=seed,
@@ -240,18 +240,63 @@ def open(
         ),
         lifecycle,
     )
-    stream = Stream(generator, used.cache, latent_height=rows, latent_width=columns)
     engine = Engine(
         planner=planner,
-        generation=Alone(stream, strict=settings.strict),
+        generation=generation,
         vae=vae,
         lifecycle=lifecycle,
         clock=time.perf_counter,
     )
     video = None
     if input_video is not None:
-        video = read_video(Path(input_video), height=height, width=width, fps=float(used.fps))
+        video = read_video(Path(input_video), height=job.height, width=job.width, fps=float(used.fps))
     return Session(engine, text, used=used, words=folder.words, video=video)
+
+
+def session_job(
+    settings: Settings,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    steps: int | None = None,
+    video: bool = False,
+) -> Job:
+    """What every rank loads and runs for a session. Sizes and steps None: the model's own. Raises as `open`."""
+    folder = find_model(settings.model)
+    used = folder.preset
+    height, width = height or used.height, width or used.width
+    latent_size(height, width)
+    device = choose_device(settings.device)
+    chosen = used.regime if settings.regime == AUTO else Regime(settings.regime)
+    return Job(
+        name=used.name,
+        weights=folder.file("generator"),
+        config=used.generator,
+        policy=used.cache,
+        regime=None if used.cache.policy is Policy.ROLLING else chosen,
+        height=height,
+        width=width,
+        steps=len(choose_steps(used.steps, steps)),
+        dtype=choose_dtype(settings.dtype, device),
+        device=device,
+        warm=settings.topology != "solo",
+        video=video,
+        attention_bias=used.attention_bias,
+        pad_sink=used.pad_sink,
+    )
+
+
+def begin_generation(settings: Settings, job: Job) -> tuple[Generation, State]:
+    """What generates, and the lifecycle in which its first chunk is due: this process alone, or as rank 0 of a mesh."""
+    if settings.topology == "solo":
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        stream = load_stream(job)
+        return Alone(stream, strict=settings.strict), begin_job(job)
+    from genlock.engine.tp import InLockstep, rank_0  # noqa: PLC0415 - needs torch.distributed, nobody else does
+
+    generation = InLockstep(rank_0(settings, [job]), job)
+    return generation, generation.lifecycle
 
 
 def find_model(name: str) -> ModelFolder:
@@ -292,14 +337,6 @@ def choose_steps(own: tuple[int, ...], count: int | None) -> tuple[int, ...]:
     if count < 1:
         raise UsageError(f"{count} denoise steps", where="--steps", remedy="give 1 or more")
     return tuple(own[0] - round(own[0] * index / count) for index in range(count))
-
-
-def build_generator(folder: ModelFolder, dtype: torch.dtype, device: torch.device) -> Generator:
-    with torch.device("meta"):
-        generator = Generator(folder.preset.generator)
-    state = load_generator(folder.file("generator"), folder.preset.generator, dtype=dtype, device=str(device))
-    generator.load_state_dict(state, strict=True, assign=True)
-    return generator.eval().requires_grad_(requires_grad=False)
 
 
 def load_media(folder: ModelFolder, device: torch.device, remembered: int) -> tuple[Vae, TextEncoder]:

@@ -8,7 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genlock.engine.job import Job
 from genlock.errors import NotFinite
+from genlock.generator.checkpoint import load_generator
+from genlock.generator.model import Generator
+from genlock.generator.parallel import SOLO, TensorParallel
 from genlock.generator.stream import OnCall, Stream
 from genlock.wire.envelope import Envelope
 from genlock.wire.lifecycle import State
@@ -28,8 +32,29 @@ class Alone:
             check_finite(latents, prepared.header.chunk_index)
         return latents
 
-    def close(self, sender: State) -> None:
+    def begin_round(self) -> None:
+        """Nobody watches."""
+
+    def end_round(self) -> None:
+        """Nobody watches."""
+
+    @property
+    def drain_asked(self) -> bool:
+        return False
+
+    def close(self, sender: State, error: BaseException | None = None) -> None:
         """Nobody waits for anything."""
+
+
+def load_stream(job: Job, parallel: TensorParallel = SOLO) -> Stream:
+    """A job's generator, this rank's shard of it, and an empty cache. Raises as `load_generator`."""
+    with torch.device("meta"):
+        generator = Generator(job.config, parallel)
+    state = load_generator(job.weights, job.config, dtype=job.dtype, device=str(job.device), parallel=parallel)
+    generator.load_state_dict(state, strict=True, assign=True)
+    rows, columns = job.latent_size
+    frozen = generator.eval().requires_grad_(requires_grad=False)
+    return Stream(frozen, job.policy, latent_height=rows, latent_width=columns)
 
 
 def check_finite(latents: Tensor, chunk: int) -> None:

@@ -1,0 +1,128 @@
+"""What every rank of a mesh loads and runs, as one value: equal on all ranks, and what gate 1 compares.
+
+A job is made from flags and files before anything heavy is loaded. It says nothing of words, pixels or requests: those
+are rank 0's alone.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import genlock
+from genlock.errors import CheckpointMissing, MeshRefused
+from genlock.generator.config import GeneratorConfig, latent_size
+from genlock.generator.window import CachePolicy, Regime
+from genlock.settings import Parity, Settings, options
+from genlock.wire.digest import bytes_digest
+from genlock.wire.header import WIRE_VERSION
+from genlock.wire.kinds import Plan
+
+ManifestValue = str | int | float | bool
+
+HEAD_BYTES = 64 * 1024  # of a file that is no safetensors: enough to tell two apart, whose sizes are equal
+LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One model at one size. weights: a file or folder that `load_generator` reads. height, width: pixels. steps:
+    denoise steps of a chunk. warm: whether every shape is run once before the first chunk. video: whether chunks may
+    come from input frames. attention_bias, pad_sink: as in a preset."""
+
+    name: str
+    weights: Path
+    config: GeneratorConfig
+    policy: CachePolicy
+    regime: Regime | None
+    height: int
+    width: int
+    steps: int
+    dtype: torch.dtype
+    device: torch.device
+    warm: bool
+    video: bool = False
+    attention_bias: float = 1.0
+    pad_sink: bool = False
+    plan: Plan = Plan.V1_GENERATOR_ONLY
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        return latent_size(self.height, self.width)
+
+    def manifest(self) -> dict[str, ManifestValue]:
+        """What must be equal on all ranks, by key. The weights by their sizes and headers, not by their path."""
+        values: dict[str, ManifestValue] = {
+            "model": self.name,
+            "plan": str(self.plan),
+            "regime": str(self.regime),
+            "height": self.height,
+            "width": self.width,
+            "steps": self.steps,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "warm": self.warm,
+            "video": self.video,
+            "attention_bias": self.attention_bias,
+            "pad_sink": self.pad_sink,
+        }
+        values |= {f"config.{key}": value for key, value in asdict(self.config).items()}
+        values |= {
+            f"cache.{key}": value if isinstance(value, int) else str(value)
+            for key, value in asdict(self.policy).items()
+        }
+        for number, path in enumerate(weight_files(self.weights)):
+            values[f"weights.{number}"] = f"{path.name}, {path.stat().st_size} bytes, header {header_digest(path)}"
+        return values
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files of a checkpoint: itself, or what lies in its folder. Raises CheckpointMissing."""
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
+    if not files:
+        raise CheckpointMissing("no checkpoint here", where=str(path))
+    return files
+
+
+def header_digest(path: Path) -> str:
+    """xxh3_128, hex, of what a file says of itself before its tensors: names, shapes, places."""
+    with path.open("rb") as file:
+        head = file.read(LENGTH_BYTES)
+        length = int.from_bytes(head, "little")
+        known = path.suffix == ".safetensors" and length < path.stat().st_size
+        return f"{bytes_digest(head + file.read(length if known else HEAD_BYTES)):032x}"
+
+
+def check_mesh(jobs: Sequence[Job], size: int) -> None:
+    """Raises MeshRefused, before a process is started, for a mesh that does not divide a model."""
+    for job in jobs:
+        job.config.check_mesh(size)
+
+
+def manifest(settings: Settings, jobs: Sequence[Job], *, size: int) -> Mapping[str, ManifestValue]:
+    """Gate 1's: versions, settings that all ranks share, threads, and every job."""
+    if size < 1:
+        raise MeshRefused(f"a mesh of {size} ranks")
+    values: dict[str, ManifestValue] = {
+        "genlock": genlock.__version__,
+        "wire": WIRE_VERSION,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "mesh": size,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count() or 0,
+    }
+    values |= {
+        f"setting.{option.name}": getattr(settings, option.name)
+        for option in options()
+        if option.parity is Parity.ALL_RANKS and option.name != "model"
+    }
+    for number, job in enumerate(jobs):
+        values |= {f"job{number}.{key}": value for key, value in job.manifest().items()}
+    return values

@@ -1,0 +1,178 @@
+"""One rank of a mesh, from its start to its end: watch, connections, gates, group, weights.
+
+The same steps on every rank, in the same order; rank 0 asks and the workers answer. What is done with chunks is
+`engine.tp`'s (rank 0) and `engine.worker`'s. Knows no words and no pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from genlock.engine.columns import Columns
+from genlock.engine.job import Job, ManifestValue, check_mesh, manifest
+from genlock.engine.phase_b import PhaseB
+from genlock.engine.solo import load_stream
+from genlock.errors import GateRefused, UsageError
+from genlock.fabric import groups
+from genlock.fabric.address import address_of
+from genlock.fabric.collectives import Mesh
+from genlock.fabric.connection import Connection, connect, listen
+from genlock.fabric.gates import GateGuest, GateKeeper
+from genlock.fabric.liveness import Watch
+from genlock.generator.stream import Stream
+from genlock.observe.recorder import Recorder, recorder_path
+from genlock.settings import Launch, Phase, Settings, faults_from, mesh_deadlines
+
+GENERATOR_ONLY = ("genlock.media", "genlock.serve", "transformers", "av", "fastapi", "uvicorn")
+
+
+class MeshRank:
+    """Made by every rank as early as it can: the watch runs from here on. Raises UsageError, LaunchRefused,
+    GateMissed, GateRefused; what is raised after that goes to `fail`."""
+
+    def __init__(self, place: Launch, settings: Settings, jobs: Sequence[Job]) -> None:
+        if settings.mesh not in (0, place.world):
+            raise UsageError(
+                f"a mesh of {settings.mesh} and {place.world} ranks launched", where="--mesh", remedy="make them equal"
+            )
+        self.place, self.settings = place, settings
+        self.rank, self.size = place.rank, place.world
+        self.deadlines, self.faults = mesh_deadlines(settings), faults_from(settings.faults)
+        self.run_dir = run_folder(place, settings)
+        self.watch = Watch(
+            place, self.deadlines, self.run_dir, self.faults, Recorder(recorder_path(self.run_dir, self.rank))
+        )
+        self.seconds: dict[str, float] = {}
+        self._clock = time.monotonic()
+        try:
+            check_mesh(jobs, self.size)
+            share_threads(settings, place)
+            self.watch.enter(Phase.GATE_1)
+            address, key = address_of(place, settings)
+            self.workers: dict[int, Connection] = {}
+            self.leader: Connection | None = None
+            if self.rank == 0:
+                self._listener = listen(place, address, key)
+                self.workers = self._listener.accept_all(within_s=self.deadlines.gate_s)
+                self._keeper = GateKeeper(self.workers)
+                for rank, connection in self.workers.items():
+                    self.watch.hang_up(connection.fileno(), rank)
+            else:
+                self.leader = connect(place, address, key, within_s=self.deadlines.gate_s)
+                self._guest = GateGuest(self.leader)
+                self.watch.hang_up(self.leader.fileno(), 0)
+            self.gate("gate 1", manifest(settings, jobs, size=self.size))
+            self.watch.enter(Phase.RENDEZVOUS)
+            first = jobs[0]
+            self.device = first.device
+            self.group = groups.form(place, device=self.device, timeout_s=self.deadlines.rendezvous_s)
+            groups.shorten(self.group, self.deadlines.load_s)
+            self._spent("start")
+        except BaseException as error:  # noqa: BLE001 - a rank that cannot start says why, and ends the others
+            self.fail(error)
+
+    def gate(
+        self, name: str, own: Mapping[str, ManifestValue], report: Mapping[str, ManifestValue] | None = None
+    ) -> Mapping[int, Mapping[str, ManifestValue]]:
+        """What every rank reports, on rank 0; nothing on the others. own: what must be equal. Raises GateRefused."""
+        within_s = self.deadlines.of(Phase(name)) or self.deadlines.gate_s
+        if self.rank == 0:
+            return self._keeper.hold(name, own, report=report or {}, within_s=within_s)
+        self._guest.pass_(name, own, report=report or {}, within_s=within_s)
+        return {}
+
+    def load(self, job: Job) -> PhaseB:
+        """This rank's shard of a job's model, past gate 2a."""
+        self.watch.enter(Phase.LOAD)
+        door = Mesh(
+            self.group,
+            device=job.device,
+            dtype=job.dtype,
+            strict=self.settings.bring_up,
+            on_progress=self.watch.tick,
+        )
+        stream = load_stream(job, door)
+        checks = Columns(stream, everything=self.settings.bring_up)
+        self._spent("load")
+        self.watch.enter(Phase.GATE_2A)
+        weights = checks.loaded
+        own = {"weights.replicated": f"{weights.replicated:016x}", **effective(stream)}
+        report = {"weights.sharded": f"{weights.sharded:016x}"}
+        self.loaded = self.gate("gate 2a", own, report)
+        every = 1 if self.settings.bring_up else self.settings.check_every
+        return PhaseB(stream, door, checks, check_every=every)
+
+    def ready(self, job: Job) -> None:
+        """Past gate 2b: nothing is loaded that a rank must not have, and from now on collectives are bounded by D."""
+        self.watch.enter(Phase.GATE_2B)
+        if self.rank:
+            check_generator_only()
+        self._spent("warm-up")
+        memory = torch.cuda.max_memory_reserved() if job.device.type == "cuda" else resident_bytes()
+        self.reports = self.gate("gate 2b", {"compiled": False}, {"memory_bytes": memory, **self.seconds})
+        groups.shorten(self.group, self.deadlines.group_s)
+
+    def leave(self) -> None:
+        """The good end. The group is taken apart within the exit's deadline, or left to the process's end."""
+        self.watch.enter(Phase.EXIT)
+        groups.leave(self.group, within_s=self.deadlines.exit_s / 2)
+        for connection in (*self.workers.values(), *([self.leader] if self.leader else [])):
+            connection.close()
+        self.watch.close()
+
+    def fail(self, error: BaseException) -> NoReturn:
+        self.watch.fail(error)
+
+    def _spent(self, step: str) -> None:
+        now = time.monotonic()
+        self.seconds[f"{step}_s"], self._clock = round(now - self._clock, 3), now
+
+
+def run_folder(place: Launch, settings: Settings) -> Path:
+    """Where this rank writes its recorder and, if it fails, why: the supervisor's folder, the one that was asked for,
+    or one of this run in the system's place for such things."""
+    if place.supervised is not None:
+        return Path(place.supervised.run_dir)
+    if settings.run_dir != "auto":
+        folder = Path(settings.run_dir)
+    else:
+        folder = Path(tempfile.gettempdir()) / f"genlock-run-{os.getuid()}-{place.master_port}-{place.run_id or 'none'}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def share_threads(settings: Settings, place: Launch) -> None:
+    """CPU threads of this rank: as set, or the host's cores shared out among its ranks."""
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // (place.local_world or place.world)))
+
+
+def effective(stream: Stream) -> dict[str, ManifestValue]:
+    """What this rank will really compute with."""
+    cache = stream.cache
+    return {
+        "cache_bytes": sum(held.numel() * held.element_size() for held in (*cache.keys, *cache.values)),
+        "attention": "scaled_dot_product_attention",
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def check_generator_only() -> None:
+    """Raises GateRefused for a worker that has loaded what belongs to rank 0."""
+    loaded = sorted(name for name in sys.modules if name.startswith(GENERATOR_ONLY))
+    if loaded:
+        raise GateRefused(f"a generator-only worker has loaded {', '.join(loaded[:4])}", remedy="report this")
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use, as the system counts it."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,129 @@
+"""Rank 0 of a mesh: announces each chunk, generates its own share, and holds the verdict before anything is delivered.
+
+F latent frames, C, h, w latent channels, rows, columns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from genlock.engine.job import Job
+from genlock.engine.mesh_rank import MeshRank
+from genlock.engine.warm_up import begin_job, count, warm_envelope
+from genlock.errors import GenlockError, UsageError
+from genlock.fabric.channel import Leader
+from genlock.generator.stream import OnCall, Stream
+from genlock.settings import Phase, Settings, launch
+from genlock.wire.envelope import Envelope
+from genlock.wire.kinds import Action
+from genlock.wire.lifecycle import State, live
+from genlock.wire.prepare import Prepared, prepare, prepare_notice
+
+ORDERLY = (2, 3, 4, 5)  # exit codes of errors that are nobody's but rank 0's caller's
+SLOWEST_SHARE = 3  # D is at least so many of the slowest generator call of warm-up
+
+
+def rank_0(settings: Settings, jobs: Sequence[Job]) -> MeshRank:
+    """This process as rank 0 of the mesh that a launcher started. Raises UsageError where it is not."""
+    place = launch()
+    if place is None or place.rank > 0:
+        raise UsageError(
+            "a session over a mesh is rank 0's, in a process that a launcher started",
+            where="topology tp",
+            remedy="run `genlock generate --topology tp`, or `torchrun -m genlock` with the same words",
+        )
+    return MeshRank(place, settings, jobs)
+
+
+class InLockstep:
+    """Generates together with the workers; made once every rank has loaded and warmed up."""
+
+    def __init__(self, rank: MeshRank, job: Job, *, last: bool = True) -> None:
+        """last: of this rank's jobs; closing it then takes the mesh apart. What fails ends the process."""
+        self._rank, self._job, self._last = rank, job, last
+        self._ids = (-1, -1)
+        try:
+            self._phase_b = rank.load(job)
+            self._leader = Leader(rank.workers, self._phase_b.door, rank.deadlines, on_phase=rank.watch.enter)
+            self.lifecycle = self._warm_up(begin_job(job))
+            rank.ready(job)
+            self.end_round()
+        except BaseException as error:  # noqa: BLE001 - a rank that cannot start says why, and ends the others
+            rank.fail(error)
+
+    @property
+    def stream(self) -> Stream:
+        return self._phase_b.stream
+
+    def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
+        """Latents [F, C, h, w], once every rank has done and holds the same. Raises PeerRefused before the payload is
+        sent; MeshDisagrees, CallCount, RankSilent, LinkBroken after it: the run is then over."""
+        latents = self._run(prepared, envelope, on_call)
+        self._enter(Phase.DELIVER)
+        return latents
+
+    def begin_round(self) -> None:
+        self._enter(Phase.DELIVER)
+
+    def end_round(self) -> None:
+        self._enter(Phase.IDLE)
+
+    @property
+    def drain_asked(self) -> bool:
+        return self._rank.watch.drain_asked
+
+    def close(self, sender: State, error: BaseException | None = None) -> None:
+        """SHUTDOWN to the workers, after a good end as after a refusal of rank 0's own; of another error this process
+        ends here, with its record."""
+        own = error is None or (isinstance(error, GenlockError) and error.exit_code in ORDERLY)
+        if error is not None and not own:
+            self._rank.fail(error)
+        try:
+            self._enter(Phase.DRAIN)
+            self._leader.shutdown(prepare_notice(Action.SHUTDOWN, sender)[0])
+            if self._last:
+                self._rank.leave()
+        except BaseException as failure:  # noqa: BLE001 - a worker that is gone now is no good end
+            self._rank.fail(failure)
+
+    def _enter(self, phase: Phase) -> None:
+        call_id, chunk = self._ids
+        self._rank.watch.enter(phase, call_id=call_id, chunk=chunk)
+
+    def _run(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
+        header = prepared.header
+        self._ids = (header.call_id, header.chunk_index)
+        self._leader.infer(prepared)
+        self._enter(Phase.CALL)
+        faults = self._rank.faults.at(0, Phase.CALL, header.chunk_index)
+        try:
+            latents, verdict = self._phase_b.run(header, envelope, prepared.payload, faults=faults, on_call=on_call)
+        except GenlockError as error:
+            self._leader.tell(error)
+            raise
+        self._enter(Phase.VERDICT)
+        self._leader.verdict(verdict)
+        return latents
+
+    def _warm_up(self, state: State) -> State:
+        """Every shape once, by the way of all chunks; the state in which chunk 0 is due.
+
+        Raises UsageError where D is less than three of the slowest chunk's share a call."""
+        self._rank.watch.enter(Phase.WARM_UP)
+        slowest_s = 0.0
+        for number in range(count(self._job)):
+            prepared, state = prepare(warm_envelope(self._job, state, number), state)
+            envelope, begun = prepared.unpack(), time.monotonic()
+            self._run(prepared, envelope)
+            slowest_s = max(slowest_s, (time.monotonic() - begun) / envelope.expected_generator_calls)
+        if SLOWEST_SHARE * slowest_s > self._rank.deadlines.answer_s:
+            raise UsageError(
+                f"a generator call took {slowest_s:.1f} s in warm-up; a deadline of "
+                f"{self._rank.deadlines.answer_s:g} s leaves no room",
+                where="GENLOCK_DEADLINE",
+                remedy=f"set it to {SLOWEST_SHARE * slowest_s + 1:.0f} or more",
+            )
+        return live(state)

@@ -3,7 +3,8 @@
     python toy_rank.py '{"chunks": 5, "deadline": 2, "do": {"1": {"call:2": "hang"}}}'
 
 chunks: -1 goes on until a drain. do: rank -> "phase:chunk" -> what happens there: hang, spin (holding the interpreter
-for good), raise, memory, exit:CODE, tripwire. Everything else comes from the environment, as for a real rank.
+for good), raise, memory, exit:CODE, tripwire:RANK, child (leaves a process behind). Everything else comes from the
+environment, as for a real rank.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -71,6 +73,8 @@ class Toy:
                 time.sleep(1)
         if what == "spin":
             re.match(r"(a|a)*b", "a" * 64)  # one call into C that holds the interpreter
+        if what == "child":
+            subprocess.Popen(["sleep", "60"])  # in this rank's group; inherits its environment
         if what == "raise":
             raise ArithmeticError("a rank that fails")
         if what == "memory":
@@ -93,11 +97,11 @@ class Toy:
                 if self.place.rank > 0:
                     peer.send(said)
             except TimeoutError:
-                raise LinkTimeout(f"rank {rank} does not answer", rank=rank) from None
+                raise LinkTimeout("it does not answer", rank=rank) from None
             except OSError:
                 said = b""
             if not said:
-                raise LinkBroken(f"rank {rank} is gone", rank=rank)
+                raise LinkBroken("it is gone", rank=rank)
         self.watch.tick()
         return said
 
@@ -110,7 +114,7 @@ class Toy:
         word = self.peers[0].recv(1)
         self.peers[0].settimeout(self.deadlines.group_s)
         if not word:
-            raise LinkBroken("rank 0 is gone", rank=0)
+            raise LinkBroken("it is gone", rank=0)
         return word
 
     def run(self) -> None:
@@ -146,5 +150,5 @@ if __name__ == "__main__":
     toy = Toy(json.loads(sys.argv[1]))
     try:
         toy.run()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - as a rank does
         toy.watch.fail(error)

@@ -152,25 +152,23 @@ def _signal_name(number: int) -> str:
 
 
 def _blame(cause: Cause, observations: Sequence[Seen], written: dict[int, Cause]) -> FirstCause:
-    """A record as an account. Who: the rank it names, or, of a timeout, the one that has got least far; its writer."""
-    places = {seen.rank: (seen.chunk, seen.call_id, seen.op) for seen in observations}
-    places |= {other.rank: _place(other) for other in written.values()}
-    pids = {seen.rank: seen.pid for seen in observations}
-    where = {seen.rank: (seen.phase, seen.call_id, seen.chunk, seen.op) for seen in observations}
-    where |= {o.rank: (o.phase, o.call_id, o.chunk, o.op) for o in written.values()}
+    """A record as an account. Who: the rank it names; of a timeout, the one that has got least far; its writer."""
+    at: dict[int, Seen | Cause] = {seen.rank: seen for seen in observations} | written
     who = cause.names if cause.names >= 0 else cause.rank
     if cause.kind is Kind.TIMEOUT:
-        behind = min(places, key=lambda rank: (places[rank], rank), default=who)
-        if places.get(behind, _place(cause)) < min(_place(cause), places.get(who, _place(cause))):
+        busy = [rank for rank in at if at[rank].phase is not Phase.IDLE and at[rank].call_id >= 0]
+        behind = min(busy, key=lambda rank: (_place(at[rank]), rank), default=who)
+        if behind in at and _place(at[behind]) < min(_place(cause), _place(at.get(who, cause))):
             who = behind
-    phase, call_id, chunk, op = where.get(who, (cause.phase, cause.call_id, cause.chunk, cause.op))
+    where = at.get(who, cause)
+    pids = {seen.rank: seen.pid for seen in observations}
     return FirstCause(
         rank=who,
         pid=pids.get(who, -1),
-        phase=phase,
-        call_id=call_id,
-        chunk=chunk,
-        op=op,
+        phase=where.phase,
+        call_id=where.call_id,
+        chunk=where.chunk,
+        op=where.op,
         kind=cause.kind,
         code=cause.code,
         exit_code=cause.exit_code,
@@ -180,8 +178,8 @@ def _blame(cause: Cause, observations: Sequence[Seen], written: dict[int, Cause]
     )
 
 
-def _place(cause: Cause) -> tuple[int, int, int]:
-    return cause.chunk, cause.call_id, cause.op
+def _place(at: Seen | Cause) -> tuple[int, int, int]:
+    return at.chunk, at.call_id, at.op
 
 
 def _order(end: FirstCause, written: dict[int, Cause]) -> tuple[int, int, int, int, int]:

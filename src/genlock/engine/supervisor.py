@@ -36,14 +36,15 @@ from types import FrameType
 from typing import Any
 
 from genlock.engine.first_cause import FirstCause, Seen, first_cause
-from genlock.errors import InputOutputError, LaunchRefused, UsageError
-from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, Beacon, beacon_period_s, read_up
+from genlock.errors import EXIT_CODES, InputOutputError, LaunchRefused, UsageError
+from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, read_up
 from genlock.observe.cause import Cause, read_all
 from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Phase, rank_environment
 
 KEY_BYTES = 32
 POLL_S = 0.1
 STILL_PERIODS = 3  # beacons that did not come, before a rank counts as still
+STACKS_S = 0.2  # for a rank that hangs to write down where
 LOG_LINES = 8  # of a rank's own output, quoted where it says more than we can
 INTERRUPTED = 130
 PASSED_ON = (2, 3, 4, 5, INTERRUPTED)  # exit codes of a rank 0 that has said itself why
@@ -52,8 +53,11 @@ ASKS_TO_DRAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except OSError:
+        return  # the terminal is gone; the exit code says it too
 
 
 def supervise(
@@ -71,6 +75,8 @@ def supervise(
     each text for the user. SIGINT, SIGTERM and SIGHUP drain the run; a second one ends it at once. Raises UsageError,
     LaunchRefused, InputOutputError before any rank runs.
     """
+    if not sys.platform.startswith("linux"):
+        raise LaunchRefused("ranks are watched by means that only Linux has", remedy="use --topology solo here")
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("ranks die with the thread that started them; supervise from the main thread")
     with _folder(run_dir) as folder, ExitStack() as cleanup:
@@ -243,7 +249,9 @@ class _Job:
         except OSError as error:
             ours.close()
             raise LaunchRefused(
-                f"rank {rank} cannot be started: {error.strerror or error}", where=str(command[0]), remedy="see above"
+                f"rank {rank} cannot be started: {error.strerror or error}",
+                where=str(command[0]),
+                remedy="check that it can be run",
             ) from None
         finally:
             theirs.close()
@@ -374,12 +382,12 @@ class _Job:
         now_s = time.monotonic()
         hanging = [rank for rank in wrong if rank.returncode is None]
         judged = {rank.rank: seen for rank, seen in self._observations(now_s) if rank in hanging}
+        self._ask_for_stacks(hanging)
         for rank in hanging:
-            rank.kill(signal.SIGABRT if rank.overdue else signal.SIGKILL)  # abort: its stacks go to its file
-        until_s = now_s + self.deadlines.records_s
-        while time.monotonic() < until_s and any(rank.returncode is None for rank in self.ranks):
-            self._hear(POLL_S)
+            rank.kill()
+        self._hear_out(self.ranks, self.deadlines.records_s)
         observations = [judged.get(rank.rank, seen) for rank, seen in self._observations(time.monotonic())]
+        self._ask_for_stacks(self.ranks)
         self._end_all()
         causes = {cause.rank: cause for cause in read_all(self.folder)} | self.causes
         found = first_cause(observations, [causes[rank] for rank in sorted(causes)])
@@ -390,20 +398,36 @@ class _Job:
         self.say(self._block(found))
         return found.exit_code
 
+    def _hear_out(self, ranks: Sequence[_Rank], within_s: float) -> None:
+        """Until all of `ranks` have ended, or for so long."""
+        until_s = time.monotonic() + within_s
+        while time.monotonic() < until_s and any(rank.returncode is None for rank in ranks):
+            self._hear(min(POLL_S, within_s))
+
+    def _ask_for_stacks(self, ranks: Sequence[_Rank]) -> None:
+        """Of those that run: where they hang is in their files before they are killed, also if native code has them."""
+        asked = [rank for rank in ranks if rank.returncode is None and rank.stopped_s is None]
+        for rank in asked:
+            rank.ours = True  # one that has no watch yet dies of it
+            os.kill(rank.process.pid, STACKS_SIGNAL)
+        self._hear_out(asked, STACKS_S)
+
     def _observations(self, now_s: float) -> list[tuple[_Rank, Seen]]:
         newest_s = max(rank.heard_s for rank in self.ranks)
         still_s = STILL_PERIODS * beacon_period_s(self.deadlines)
         return [(rank, rank.seen(now_s, still=newest_s - rank.heard_s > still_s)) for rank in self.ranks]
 
     def _block(self, found: FirstCause) -> str:
+        """What, who, where, remedy; and a worker's own last words, where it left no record."""
         place = [f"in phase {found.phase}"]
         place += [f"call {found.call_id}"] if found.call_id >= 0 else []
         place += [f"chunk {found.chunk}"] if found.chunk >= 0 else []
         place += [f"after {found.op} collectives"] if found.op > 0 else []
         told = f", as rank {found.told_by} says" if found.told_by not in (-1, found.rank) else ""
+        what = f"{found.code}: {found.text}".replace("\n", "\n          ")
         lines = [
-            f"genlock: the run has failed ({found.kind})",
-            f"  what    {found.code}: {found.text}",
+            f"genlock: the run has failed: {EXIT_CODES[found.exit_code]} (exit code {found.exit_code})",
+            f"  what    {what}",
             f"  who     rank {found.rank} (pid {found.pid}), {', '.join(place)}{told}",
             f"  where   {self.folder} (causes, stacks, recorders and logs of all ranks)",
             f"  remedy  {found.remedy}",

@@ -31,19 +31,22 @@ from genlock.errors import (
     GenlockError,
     InputOutputError,
     LinkBroken,
+    LinkTimeout,
     OutOfMemory,
     RankDied,
     RankSilent,
     Tripwire,
 )
-from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, Beacon, beacon_period_s, up_bytes
-from genlock.observe.cause import Cause, Kind
-from genlock.observe.recorder import Recorder
-from genlock.settings import Deadlines, FaultKind, Faults, Launch, Phase
+from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, up_bytes
+from genlock.observe.cause import Cause, Kind, cause_path
+from genlock.observe.recorder import COLLECTIVE, FAILURE, PHASE, Recorder
+from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Launch, Phase
 
 HANG_UP_GRACE = 0.5  # of `records_s`: main may know more about why a peer is gone, and says so first
 INTERRUPTED = 130
 ASKS_TO_END = (signal.SIGINT, signal.SIGTERM)
+LAST_RESORT = 3  # graces after the deadline
+NOBODY_READS = (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET, errno.ENOBUFS, errno.EMSGSIZE)
 HANGS_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 # What the tensor library says when a peer is gone or late, in lower case.
 BROKEN_WORDS = (
@@ -90,8 +93,9 @@ class Watch:
         self._heard_s: dict[int, float] = {}
         self._ending = threading.Lock()
         self._closed = False
-        self._stacks = _open_stacks(run_dir / f"stacks-rank{self.rank}.txt")
+        self._stacks = _open_stacks(run_dir, self.rank)
         faulthandler.enable(file=self._stacks)  # a crash in native code says where, too
+        faulthandler.register(STACKS_SIGNAL, file=self._stacks, all_threads=True, chain=False)
         self._poll = select.epoll()
         self._up = _supervisor_socket(place)
         if self._up is not None:
@@ -108,22 +112,25 @@ class Watch:
     def enter(self, phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None:
         """The main thread enters `phase`, whose clock begins. Faults planted here strike.
 
-        Enter EXIT before the last frame is sent or a connection is closed: from then on a hang-up is no failure.
+        Without ids a phase after the start belongs to the frame before it: idle after chunk 2 is chunk 2's. Enter EXIT
+        before a connection is closed: from then on a hang-up is no failure.
         """
         before = self._beacon
+        if call_id < 0 and chunk < 0 and phase not in START_PHASES:
+            call_id, chunk = before.call_id, before.chunk
         same = (call_id, chunk) == (before.call_id, before.chunk)
         self._since_s = time.monotonic()
         self._beacon = Beacon(
             phase=phase, call_id=call_id, chunk=chunk, op=before.op if same else 0, counter=before.counter + 1
         )
         if self._recorder is not None:
-            self._recorder.note("phase", call_id=call_id, chunk=chunk, op=self._beacon.op, text=phase)
+            self._recorder.note(PHASE, call_id=call_id, chunk=chunk, op=self._beacon.op, text=phase)
         self._say()
         for kind in self._faults.at(self.rank, phase, chunk):
             self._strike(kind, phase, chunk)
 
-    def tick(self) -> None:
-        """A collective is done. Restarts the clock of a generator call, which is held to its last collective."""
+    def tick(self, site: str = "") -> None:
+        """A collective is done, at `site`. Restarts the clock of a generator call, which is held to its last one."""
         before = self._beacon
         moved = before.phase is Phase.CALL
         if moved:
@@ -135,6 +142,10 @@ class Watch:
             op=before.op + 1,
             counter=before.counter + moved,
         )
+        if self._recorder is not None:
+            self._recorder.note(
+                COLLECTIVE, call_id=before.call_id, chunk=before.chunk, op=self._beacon.op, text=site or before.phase
+            )
 
     def hang_up(self, connection_fd: int, rank: int) -> None:
         """Watch a control connection to `rank`, also while main is in a collective: its end ends this rank too."""
@@ -158,8 +169,9 @@ class Watch:
         self._end(self._cause_of(error), error)
 
     def close(self) -> None:
-        """Stops watching; for a process that goes on."""
+        """Stops watching; for a process that goes on, or is about to end well."""
         self._closed = True
+        faulthandler.cancel_dump_traceback_later()
 
     # -- what the thread does --------------------------------------------------------------------------------------
 
@@ -179,6 +191,7 @@ class Watch:
                     said_s = now_s
                     self._say()
                     self._say_to_peers()
+                    self._wind_up(now_s)
                 self._judge(now_s)
         except BaseException as error:  # noqa: BLE001 - a watchdog that dies must not die silently
             self.fail(error)
@@ -226,6 +239,8 @@ class Watch:
             self._heard_s[rank] = now_s
             if self.rank == 0:
                 connection.send(message, within_s=self.period_s)
+        except LinkTimeout:
+            return  # judged by what is heard
         except GenlockError:
             self.let_go(descriptor)
             self._hung.setdefault(rank, now_s)
@@ -242,7 +257,7 @@ class Watch:
             try:
                 self._up.send(message)
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET, errno.ENOBUFS):
+                if error.errno not in NOBODY_READS:
                     raise
 
     def _say_to_peers(self) -> None:
@@ -250,6 +265,8 @@ class Watch:
             for descriptor, (rank, connection) in list(self._exchanged.items()):
                 try:
                     connection.send(self._beacon.to_bytes(), within_s=self.period_s)
+                except LinkTimeout:
+                    continue
                 except GenlockError:
                     self.let_go(descriptor)
                     self._hung.setdefault(rank, time.monotonic())
@@ -266,10 +283,18 @@ class Watch:
             return
         for rank, hung_s in list(self._hung.items()):
             if now_s - hung_s > HANG_UP_GRACE * self._deadlines.records_s:
-                self.fail(LinkBroken(f"rank {rank} closed its connection", rank=rank))
+                self.fail(LinkBroken("it closed its connection", rank=rank))
         for rank, heard_s in self._heard_s.items():
             if now_s - heard_s > self._deadlines.answer_s and rank not in self._hung:
-                self.fail(RankSilent(f"no sign of life of rank {rank} for {now_s - heard_s:.1f} seconds", rank=rank))
+                self.fail(RankSilent(f"no sign of life for {now_s - heard_s:.1f} seconds", rank=rank))
+
+    def _wind_up(self, now_s: float) -> None:
+        """The last resort, for when this thread does not run again: native code that keeps the interpreter to itself.
+        A timer of the interpreter's, without Python, ends the process then; later than this thread would have, and
+        than the supervisor."""
+        allowed_s = self._deadlines.of(self._beacon.phase) or self._deadlines.answer_s
+        left_s = max(0.0, allowed_s - (now_s - self._since_s)) if self._beacon.phase is not Phase.IDLE else allowed_s
+        faulthandler.dump_traceback_later(left_s + LAST_RESORT * self._deadlines.grace_s, exit=True, file=self._stacks)
 
     # -- ends and faults -------------------------------------------------------------------------------------------
 
@@ -283,6 +308,7 @@ class Watch:
     def _cause_of(self, error: BaseException) -> Cause:
         told, kind = told_as(error)
         beacon = self._beacon
+        place = ", ".join([told.where] * bool(told.where) + [f"rank {told.rank}"] * (told.rank is not None))
         return Cause(
             rank=self.rank,
             seconds=round(time.monotonic() - self._began_s, 3),
@@ -293,7 +319,7 @@ class Watch:
             code=told.code,
             exit_code=INTERRUPTED if isinstance(error, KeyboardInterrupt) else told.exit_code,
             kind=kind,
-            text=f"{told.where}: {told.what}" if told.where else told.what,
+            text=f"{place}: {told.what}" if place else told.what,
             remedy=told.remedy,
             names=-1 if told.rank is None else told.rank,
         )
@@ -307,7 +333,7 @@ class Watch:
             cause.write(self._run_dir)
             if self._recorder is not None:
                 self._recorder.note(
-                    "fail", call_id=cause.call_id, chunk=cause.chunk, op=cause.op, text=f"{cause.code} {cause.text}"
+                    FAILURE, call_id=cause.call_id, chunk=cause.chunk, op=cause.op, text=f"{cause.code} {cause.text}"
                 )
             if cause.kind is Kind.DEFECT:
                 self._stacks.write("".join(traceback.format_exception(error)))
@@ -333,8 +359,11 @@ def _only_wakes(number: int, frame: object) -> None:
     """The wake-up descriptor has the signal's number already."""
 
 
-def _open_stacks(path: Path) -> IO[str]:
+def _open_stacks(run_dir: Path, rank: int) -> IO[str]:
+    """Opened now, because a rank in trouble may not be able to; and what this rank left here earlier goes."""
+    path = run_dir / f"stacks-rank{rank}.txt"
     try:
+        cause_path(run_dir, rank).unlink(missing_ok=True)
         return path.open("w")
     except OSError as error:
         raise InputOutputError(error.strerror or "cannot be written", where=str(path)) from None

@@ -7,13 +7,15 @@ the wish to drain goes down.
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import asdict, dataclass, fields
 
 from genlock.observe.cause import Cause, cause_from
 from genlock.settings import Deadlines, Phase
 
 DRAIN = b"drain"  # from the supervisor to rank 0: finish the chunk in flight, then leave
-MESSAGE_BYTES = 16384  # no message is longer
+MESSAGE_BYTES = 65536  # no message is longer
+STACKS_SIGNAL = signal.SIGUSR1  # a rank that gets it writes the stacks of all its threads to its file, and goes on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

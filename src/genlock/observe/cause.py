@@ -16,7 +16,7 @@ from typing import Any
 
 from genlock.settings import Phase
 
-TEXT_MAX = 2000  # characters of text and remedy; a record also travels as one datagram
+TEXT_MAX = 8000  # characters of text and remedy: the table of a gate; a record also travels as one datagram
 
 
 class Kind(StrEnum):
@@ -37,8 +37,8 @@ class Cause:
     """Why one rank ends.
 
     rank: the writer. seconds: since its watch began, on its own clock. phase, call_id, chunk, op: where it was; op is
-    the number of collectives it had finished in this chunk; -1 where there is none. names: the rank it holds
-    responsible, -1 for none. code and exit_code: of the error; text: one line.
+    the number of collectives it had finished in this chunk. Ids are -1 where there is none. names: the rank it holds
+    responsible, -1 for none. code and exit_code: of the error; text: one line, or a table.
     """
 
     rank: int
@@ -56,7 +56,7 @@ class Cause:
 
     def write(self, run_dir: Path) -> None:
         """Into the run's folder; an earlier record of this rank stays. Raises OSError (a full disk)."""
-        place = run_dir / f"cause-rank{self.rank}.json"
+        place = cause_path(run_dir, self.rank)
         partial = run_dir / f".cause-rank{self.rank}.{os.getpid()}"
         try:
             partial.write_bytes(self.to_bytes())
@@ -70,6 +70,10 @@ class Cause:
         """One JSON object, at most a few kilobytes."""
         values = asdict(self) | {"text": self.text[:TEXT_MAX], "remedy": self.remedy[:TEXT_MAX]}
         return json.dumps(values).encode()
+
+
+def cause_path(run_dir: Path, rank: int) -> Path:
+    return run_dir / f"cause-rank{rank}.json"
 
 
 def cause_from(values: Mapping[str, Any]) -> Cause:

@@ -26,7 +26,8 @@ BODY = struct.Struct("<Qdqqq16s68s")  # number, seconds, call, chunk, op, kind, 
 CHECK = struct.Struct("<I")  # crc32 of the body
 SLOT_BYTES = BODY.size + CHECK.size
 KIND_BYTES, TEXT_BYTES = 16, 68
-BEACON = "beacon"
+# Kinds of notes that readers know; any other word is as good.
+BEACON, PHASE, COLLECTIVE, FAILURE = "beacon", "phase", "collective", "failure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

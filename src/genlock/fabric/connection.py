@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import os
 import secrets
 import select
 import socket
@@ -227,6 +228,7 @@ class Listener:
         self._place, self._address, self._key, self._door = place, address, key, door
         self._lock = threading.Lock()  # of what follows, which the challenging threads write
         self._arrived: dict[str, dict[int, Connection]] = {channel: {} for channel in CHANNELS}
+        self._taken: set[str] = set()  # channels whose connections somebody owns
         self._without_key = 0
         self._challenged = threading.Semaphore(CLIENTS_MOST)
 
@@ -238,19 +240,24 @@ class Listener:
         while True:
             with self._lock:
                 arrived = dict(sorted(self._arrived[channel].items()))
-            missing = [rank for rank in range(1, self._place.world) if rank not in arrived]
+                missing = [rank for rank in range(1, self._place.world) if rank not in arrived]
+                if not missing:
+                    self._taken.add(channel)
+                    return arrived
             left_s = until - time.monotonic()
-            if not missing:
-                return arrived
             if left_s <= 0:
                 raise self._missed(missing, channel, within_s)
             if poll.poll(min(left_s, RETRY_S) * 1000):
                 self._let_in()
 
     def close(self) -> None:
-        """Nobody comes in any more; connections stay. What was made for the meeting is removed."""
+        """Nobody comes in any more; connections that were taken stay. What was made for the meeting is removed."""
         self._door.close()
         self._address.remove()
+        with self._lock:
+            for channel in self._arrived.keys() - self._taken:
+                for connection in self._arrived[channel].values():
+                    connection.close()
 
     def _missed(self, missing: list[int], channel: str, within_s: float) -> GateMissed:
         who = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
@@ -303,13 +310,18 @@ class Listener:
         return not reason
 
     def _objection(self, version: int, rank: int, world: int, channel: str) -> str:
-        if version != _HELLO_VERSION or channel not in CHANNELS:
-            return f"version {version}, channel {channel!r}; rank 0 speaks version {_HELLO_VERSION}"
+        if version != _HELLO_VERSION:
+            return f"a greeting of version {version}, where rank 0 knows {_HELLO_VERSION}"
+        if channel not in CHANNELS:
+            return f"there is no channel {channel!r}"
         if world != self._place.world or not 1 <= rank < world:
             return f"rank {rank} of {world}, where rank 0 expects 1 to {self._place.world - 1} of {self._place.world}"
         before = self._arrived[channel].get(rank)
-        if before is not None and not _hung_up(before):
+        if before is None:
+            return ""
+        if channel in self._taken or not _hung_up(before):
             return f"rank {rank} is there already"
+        before.close()
         return ""
 
 
@@ -319,7 +331,7 @@ def listen(place: Launch, address: Address, key: bytes) -> Listener:
         return Listener(place, address, key, _door(address))
     except OSError as error:
         raise LaunchRefused(
-            f"rank 0 cannot listen: {error.strerror or error}",
+            f"rank 0 cannot listen: {_reason(error)}",
             where=str(address),
             remedy="" if address.path is None else "give each run its own run folder, MASTER_PORT or run id",
         ) from None
@@ -425,4 +437,7 @@ def _hung_up(connection: Connection) -> bool:
 
 
 def _reason(error: OSError) -> str:
+    """The system's words, without the place, which an error of ours says itself."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
     return error.strerror or str(error) or type(error).__name__

@@ -6,8 +6,11 @@ Choose by `--hypothesis-profile=night` or HYPOTHESIS_PROFILE=night; a failure at
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+from tests.ranks import Ranks
 
 settings.register_profile(
     "desk", max_examples=60, stateful_step_count=30, derandomize=True, deadline=None, print_blob=True
@@ -21,3 +24,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "desk"))
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Runs scenarios on real processes: see `tests.ranks`."""
+    started = Ranks()
+    yield started
+    started.close()

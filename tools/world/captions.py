@@ -112,6 +112,19 @@ def plain_caption(factors: Factors, *, spec: WorldSpec) -> str:
     return _words(_article(thing), thing, move, _PLACES[factors.place][0], _LIGHTS[factors.light][0], weather)
 
 
+def names_all(text: str, factors: Factors) -> bool:
+    """Whether a caption says every factor, a clear sky too."""
+    phrases = (
+        _SUBJECTS[factors.subject],
+        _COLOURS[factors.colour],
+        tuple(itertools.chain.from_iterable(_MOTIONS[factors.motion])),
+        _PLACES[factors.place],
+        _LIGHTS[factors.light],
+        _WEATHERS[factors.weather],
+    )
+    return all(any(phrase in text for phrase in choices) for choices in phrases)
+
+
 def split_words(text: str) -> list[str]:
     """A caption's words, commas among them."""
     return re.findall(r"[a-z-]+|,", text)

@@ -9,12 +9,16 @@ Legend: B clips, T pixel frames, N = B T, H W pixels, h w rows and columns of a 
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import weights
@@ -23,12 +27,13 @@ from .scene import Factors, WorldSpec
 from .takes import FACTOR_NAMES
 
 FILE = "evaluator.pt"
+SAFE = ".safetensors"
 GROUPS = 8  # channels are normalised in this many groups
 STEP_GAIN = 8.0  # a step of 2 of 192 pixels moves (cos, sin) by 0.065: brought to the size of everything else
 LAGS = (1, 4)  # frames between the positions that are compared
 MOTION = "motion"
 
-Values = Mapping[str, tuple[str, ...]]
+Values = Mapping[str, Sequence[str]]
 
 
 def values_of(world: WorldSpec) -> dict[str, tuple[str, ...]]:
@@ -135,28 +140,43 @@ def new(stage: EvaluatorStage, world: WorldSpec) -> Evaluator:
 
 
 def write(path: Path, net: Evaluator) -> None:
-    """Half precision, with everything needed to make the network again."""
+    """Half precision, with everything needed to make the network again; .safetensors or what torch writes."""
     config = {"widths": list(net.widths), "maps": net.maps, "hidden": net.hidden}
     values = {name: list(values) for name, values in net.values.items()}
-    weights.write(path, {"evaluator": net}, torch.float16, config=config, values=values)
+    if path.suffix == SAFE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {name: value.detach().to("cpu", torch.float16) for name, value in net.state_dict().items()}
+        save_file(state, path, metadata={"evaluator": json.dumps({"config": config, "values": values})})
+    else:
+        weights.write(path, {"evaluator": net}, torch.float16, config=config, values=values)
 
 
 def load(path: Path, device: torch.device) -> Evaluator:
-    """The trained network, float32, frozen. Raises FileNotFoundError."""
-    content = weights.read(path)
-    config = content["config"]
-    values = {name: tuple(names) for name, names in content["values"].items()}
+    """The trained network, float32, frozen; from either kind of file. Raises FileNotFoundError."""
+    if path.suffix == SAFE:
+        with safe_open(path, "pt") as file:
+            content = json.loads(file.metadata()["evaluator"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    else:
+        content = weights.read(path)
+        state = content["modules"]["evaluator"]
+    config, values = content["config"], content["values"]
     net = Evaluator(tuple(config["widths"]), maps=config["maps"], hidden=config["hidden"], values=values)
-    weights.fill(net, content["modules"]["evaluator"])
+    weights.fill(net, state)
     return net.to(device).eval().requires_grad_(False)
 
 
 def classes(scenes: list[Factors], values: Values, device: torch.device) -> Tensor:
     """Class numbers of scenes, int64 [B, factors], in the order of FACTOR_NAMES."""
-    rows = [[values[name].index(getattr(scene, name)) for name in FACTOR_NAMES] for scene in scenes]
+    rows = [[list(values[name]).index(getattr(scene, name)) for name in FACTOR_NAMES] for scene in scenes]
     return torch.tensor(rows, device=device)
 
 
 def right(logits: dict[str, Tensor], target: Tensor) -> Tensor:
     """Whether each factor of each clip was named rightly, bool [B, factors]."""
     return torch.stack([logits[name].argmax(-1) for name in FACTOR_NAMES], dim=1) == target
+
+
+if __name__ == "__main__":
+    # python -m tools.world.judge out/full/evaluator.pt tools/world/trained/evaluator.safetensors
+    write(Path(sys.argv[2]), load(Path(sys.argv[1]), torch.device("cpu")))

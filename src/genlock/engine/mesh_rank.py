@@ -24,7 +24,7 @@ from genlock.errors import GateRefused, UsageError
 from genlock.fabric import groups
 from genlock.fabric.address import address_of
 from genlock.fabric.collectives import Mesh
-from genlock.fabric.connection import Connection, connect, listen
+from genlock.fabric.connection import BEACON, Connection, connect, listen
 from genlock.fabric.gates import GateGuest, GateKeeper
 from genlock.fabric.liveness import Watch
 from genlock.generator.stream import Stream
@@ -60,13 +60,19 @@ class MeshRank:
             self.workers: dict[int, Connection] = {}
             self.leader: Connection | None = None
             if self.rank == 0:
-                self._listener = listen(place, address, key)
-                self.workers = self._listener.accept_all(within_s=self.deadlines.gate_s)
+                listener = listen(place, address, key)
+                self.workers = listener.accept_all(within_s=self.deadlines.gate_s)
+                if place.supervised is None:
+                    self.watch.exchange_beacons(listener.accept_all(within_s=self.deadlines.gate_s, channel=BEACON))
+                listener.close()
                 self._keeper = GateKeeper(self.workers)
                 for rank, connection in self.workers.items():
                     self.watch.hang_up(connection.fileno(), rank)
             else:
                 self.leader = connect(place, address, key, within_s=self.deadlines.gate_s)
+                if place.supervised is None:
+                    beacon = connect(place, address, key, within_s=self.deadlines.gate_s, channel=BEACON)
+                    self.watch.exchange_beacons({0: beacon})
                 self._guest = GateGuest(self.leader)
                 self.watch.hang_up(self.leader.fileno(), 0)
             self.gate("gate 1", manifest(settings, jobs, size=self.size))
@@ -99,16 +105,15 @@ class MeshRank:
             strict=self.settings.bring_up,
             on_progress=self.watch.tick,
         )
-        stream = load_stream(job, door)
-        checks = Columns(stream, everything=self.settings.bring_up)
+        read: dict[str, int] = {}
+        stream = load_stream(job, door, bytes_read=read, watch_slots=True)
+        checks = Columns(stream, check_every=1 if self.settings.bring_up else self.settings.check_every)
         self._spent("load")
         self.watch.enter(Phase.GATE_2A)
         weights = checks.loaded
         own = {"weights.replicated": f"{weights.replicated:016x}", **effective(stream)}
-        report = {"weights.sharded": f"{weights.sharded:016x}"}
-        self.loaded = self.gate("gate 2a", own, report)
-        every = 1 if self.settings.bring_up else self.settings.check_every
-        return PhaseB(stream, door, checks, check_every=every)
+        self.loaded = self.gate("gate 2a", own, {"weights.sharded": f"{weights.sharded:016x}", **read})
+        return PhaseB(stream, door, checks)
 
     def ready(self, job: Job) -> None:
         """Past gate 2b: nothing is loaded that a rank must not have, and from now on collectives are bounded by D."""

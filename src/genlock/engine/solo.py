@@ -46,15 +46,23 @@ class Alone:
         """Nobody waits for anything."""
 
 
-def load_stream(job: Job, parallel: TensorParallel = SOLO) -> Stream:
-    """A job's generator, this rank's shard of it, and an empty cache. Raises as `load_generator`."""
+def load_stream(
+    job: Job,
+    parallel: TensorParallel = SOLO,
+    *,
+    bytes_read: dict[str, int] | None = None,
+    watch_slots: bool = False,
+) -> Stream:
+    """A job's generator, this rank's shard of it, and an empty cache. Arguments and errors: `load_generator`, `Stream`."""
     with torch.device("meta"):
         generator = Generator(job.config, parallel)
-    state = load_generator(job.weights, job.config, dtype=job.dtype, device=str(job.device), parallel=parallel)
+    state = load_generator(
+        job.weights, job.config, dtype=job.dtype, device=str(job.device), parallel=parallel, bytes_read=bytes_read
+    )
     generator.load_state_dict(state, strict=True, assign=True)
     rows, columns = job.latent_size
     frozen = generator.eval().requires_grad_(requires_grad=False)
-    return Stream(frozen, job.policy, latent_height=rows, latent_width=columns)
+    return Stream(frozen, job.policy, latent_height=rows, latent_width=columns, watch_slots=watch_slots)
 
 
 def check_finite(latents: Tensor, chunk: int) -> None:

@@ -13,6 +13,7 @@ them over a connection of their own (`exchange_beacons`), and a side that is sil
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import faulthandler
 import os
@@ -155,7 +156,8 @@ class Watch:
     def let_go(self, connection_fd: int) -> None:
         """No longer watched; before the connection is closed on purpose."""
         if self._lines.pop(connection_fd, None) is not None or self._exchanged.pop(connection_fd, None) is not None:
-            self._poll.unregister(connection_fd)
+            with contextlib.suppress(OSError):  # closed by the other thread meanwhile, which takes it out as well
+                self._poll.unregister(connection_fd)
 
     def exchange_beacons(self, connections: Mapping[int, Connection]) -> None:
         """Without our supervisor: rank 0 is given each worker's beacon connection, a worker the one to rank 0."""
@@ -205,9 +207,12 @@ class Watch:
         elif descriptor in self._exchanged and not flags & HANGS_UP:
             self._on_peer_beacon(descriptor, now_s)
         elif flags & HANGS_UP:
-            rank = self._lines[descriptor] if descriptor in self._lines else self._exchanged[descriptor][0]
+            rank = self._lines.get(descriptor)
+            if rank is None and descriptor in self._exchanged:
+                rank = self._exchanged[descriptor][0]
             self.let_go(descriptor)
-            self._hung.setdefault(rank, now_s)
+            if rank is not None:  # None: let go by the main thread since the poll
+                self._hung.setdefault(rank, now_s)
 
     def _on_signal(self, number: int, now_s: float) -> None:
         if number not in ASKS_TO_END:

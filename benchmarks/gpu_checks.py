@@ -1,4 +1,4 @@
-"""What must hold on a GPU, checked in one run: the maths, a whole-block graph, no host waits, a captured step.
+"""What must hold on a GPU, checked in one run: the maths, a whole-block graph, no host waits, a captured step, a mesh.
 
     python benchmarks/gpu_checks.py --golden FOLDER --out FILE.json
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +22,11 @@ import torch
 from torch import Tensor
 
 from genlock.engine.recording import Case, read_recording
-from genlock.engine.replay import Recorded, load_case_generator, recorded_envelope, replay_envelopes
+from genlock.engine.replay import case_job, recorded_envelopes, replay_envelopes
+from genlock.engine.solo import load_stream
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.config import frame_tokens
 from genlock.generator.model import Generator
-from genlock.generator.stream import Stream
 from genlock.generator.window import Span
 
 FP32_LIMIT = 1e-4
@@ -45,15 +47,9 @@ class Prepared:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.case: Case = read_recording(folder).case("recompute")
-        self.generator: Generator = load_case_generator(self.case, device)
-        rows, columns = self.case.latent_size
-        self.stream = Stream(self.generator, self.case.policy, latent_height=rows, latent_width=columns)
-        tensors = self.case.tensors()
-        embeds = tensors["emb.A"]
-        self.envelopes = [
-            recorded_envelope(self.case, event, Recorded(tensors, event["chunk"]), embeds, changed=False)
-            for event in self.case.events[:4]
-        ]
+        self.stream = load_stream(case_job(self.case, device))
+        self.generator: Generator = self.stream.generator
+        self.envelopes = list(recorded_envelopes(self.case, self.case.tensors()))[:4]
         for envelope in self.envelopes[:2]:
             self.stream.run(envelope)
 
@@ -148,11 +144,49 @@ def captured_step(folder: Path, device: str) -> dict[str, Any]:
     return {"ok": error == 0.0 and cache_error == 0.0, "largest_error": error, "largest_cache_error": cache_error}
 
 
+def mesh_of_two(folder: Path, device: str, *, visible: str) -> dict[str, Any]:
+    """Every recorded case on two ranks, by the command; `visible`: which GPUs they see. One GPU: over gloo, shared."""
+    words = [
+        "replay",
+        str(folder),
+        "--topology",
+        "tp",
+        "--mesh",
+        "2",
+        "--device",
+        device,
+        "--tolerance",
+        str(FP32_LIMIT),
+    ]
+    run = subprocess.run(
+        [sys.executable, "-m", "genlock", *words],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": visible},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    lines = [*run.stdout.splitlines(), *run.stderr.splitlines()]
+    return {"ok": run.returncode == 0, "exit_code": run.returncode, "command": " ".join(words), "said": lines[-6:]}
+
+
+def mesh_over_gloo(folder: Path, device: str) -> dict[str, Any]:
+    return mesh_of_two(folder, device, visible="0")
+
+
+def mesh_over_nccl(folder: Path, device: str) -> dict[str, Any]:
+    if device != "cpu" and torch.cuda.device_count() < 2:
+        return {"ok": True, "not_run": "one GPU: NCCL takes one rank a GPU"}
+    return mesh_of_two(folder, device, visible="0,1")
+
+
 CHECKS: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "golden_fp32": golden_cases,
     "compiled_block": compiled_block,
     "no_host_wait": no_host_wait,
     "captured_step": captured_step,
+    "mesh_over_gloo": mesh_over_gloo,
+    "mesh_over_nccl": mesh_over_nccl,
 }
 
 

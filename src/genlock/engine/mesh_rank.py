@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -77,8 +78,7 @@ class MeshRank:
                 self.watch.hang_up(self.leader.fileno(), 0)
             self.gate("gate 1", manifest(settings, jobs, size=self.size))
             self.watch.enter(Phase.RENDEZVOUS)
-            first = jobs[0]
-            self.device = first.device
+            self.device = groups.device_of(place, jobs[0].device.type, devices=torch.cuda.device_count())
             self.group = groups.form(place, device=self.device, timeout_s=self.deadlines.rendezvous_s)
             groups.shorten(self.group, self.deadlines.load_s)
             self._spent("start")
@@ -96,8 +96,9 @@ class MeshRank:
         return {}
 
     def load(self, job: Job) -> PhaseB:
-        """This rank's shard of a job's model, past gate 2a."""
+        """This rank's shard of a job's model on its own device, past gate 2a."""
         self.watch.enter(Phase.LOAD)
+        job = replace(job, device=self.device)
         door = Mesh(
             self.group,
             device=job.device,

@@ -53,7 +53,7 @@ def load_stream(
     bytes_read: dict[str, int] | None = None,
     watch_slots: bool = False,
 ) -> Stream:
-    """A job's generator, this rank's shard of it, and an empty cache. Arguments and errors: `load_generator`, `Stream`."""
+    """A job's generator, this rank's shard of it, and an empty cache. Arguments, errors: `load_generator`."""
     with torch.device("meta"):
         generator = Generator(job.config, parallel)
     state = load_generator(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genlock.errors import NotFinite
+from genlock.generator.model_folder import FILES, write_model_folder
+from genlock.generator.presets import PRESETS
 from genlock.settings import Settings
 
 pytest.importorskip("av")
@@ -84,9 +87,40 @@ def test_unknown_words_are_a_warning(desk, tmp_path: Path) -> None:
     assert err == "warning: the model does not know zebra; `genlock generate --list-words` prints what it knows\n"
 
 
-def test_the_known_words_can_be_listed(desk) -> None:
+def said_of(folder: Path, **told: Any) -> Path:
+    """A model folder that nobody could run, but that says what it knows."""
+    for name in FILES.values():
+        (folder / name).touch()
+    write_model_folder(folder, PRESETS["krea-14b"], **told)
+    return folder
+
+
+def test_what_the_model_can_be_told_is_listed_by_kind(desk, tmp_path: Path) -> None:
+    phrases = {"subjects": ["boat", "sailing boat"], "lights": ["at noon"]}
+    folder = said_of(tmp_path, words=["at", "boat"], phrases=phrases, example="a boat at noon")
+    code, out, _ = desk.run("generate", "--list-words", "--model", folder)
+    assert code == 0
+    assert out == (
+        "subjects: boat, sailing boat\nlights: at noon\n\n"
+        'for example: genlock generate --prompt "a boat at noon" --out video.mp4\n'
+    )
+    assert desk.sessions == []  # nothing heavy is loaded for it
+
+
+def test_words_without_kinds_are_listed_one_a_line(desk, tmp_path: Path) -> None:
+    code, out, _ = desk.run("generate", "--list-words", "--model", said_of(tmp_path, words=["at", "boat"]))
+    assert (code, out) == (0, "at\nboat\n")
+
+
+def test_a_model_that_knows_parts_of_words_takes_any(desk, tmp_path: Path) -> None:
+    code, out, _ = desk.run("generate", "--list-words", "--model", said_of(tmp_path))
+    assert (code, out) == (0, "this model has no list of words: any word will do\n")
+
+
+def test_the_bundled_model_says_what_it_can_be_told(desk) -> None:
     code, out, _ = desk.run("generate", "--list-words")
-    assert (code, out) == (0, "balloon\nboat\nnoon\nnight\nred\nsea\n")
+    assert code == 0
+    assert "balloon" in out
 
 
 def test_a_timeline_file_is_served(desk, tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def test_a_preset_that_contradicts_itself_is_refused(wrong: dict[str, Any]) -> N
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     for name in FILES.values():
         (tmp_path / name).write_bytes(name.encode())
-    write_model_folder(tmp_path, PRESETS[request.param], words=["a", "boat"])
+    phrases = {"subjects": ["boat"]}
+    write_model_folder(tmp_path, PRESETS[request.param], words=["a", "boat"], phrases=phrases, example="a boat")
     return tmp_path
 
 
@@ -66,6 +67,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
     read = read_model_folder(folder)
     assert read.preset == PRESETS[read.preset.name]
     assert read.words == ("a", "boat")
+    assert (read.phrases, read.example) == ({"subjects": ["boat"]}, "a boat")
     assert read.damaged() == []
     (folder / "vae.safetensors").write_bytes(b"another")
     assert read.damaged() == ["vae.safetensors"]
@@ -86,6 +88,8 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "digest": (lambda c: c["digests"].update({"vae.safetensors": "12"}), "32 hexadecimal digits"),
     "foreign digest": (lambda c: c["digests"].update({"x": "0" * 32}), "'x', which is not one of the files"),
     "words": (lambda c: c.update(words="sea"), "words is no list"),
+    "phrases": (lambda c: c.update(phrases={"subjects": "boat"}), "phrases are not lists of phrases by kind"),
+    "example": (lambda c: c.update(example=1), "example is no prompt"),
 }
 
 
@@ -134,6 +138,13 @@ def test_any_other_value_anywhere_is_read_as_its_type_or_refused_in_one_line(fol
         assert json.loads(json.dumps(asdict(read.preset))) == content["preset"]
     finally:
         path.write_text(whole)
+
+
+def test_what_is_said_for_people_may_be_left_out(folder: Path) -> None:
+    content = json.loads((folder / "model.json").read_text())
+    del content["phrases"], content["example"]
+    (folder / "model.json").write_text(json.dumps(content))
+    assert (read_model_folder(folder).phrases, read_model_folder(folder).example) == ({}, "")
 
 
 def test_a_folder_without_model_json_and_one_with_no_json_in_it(folder: Path, tmp_path: Path) -> None:

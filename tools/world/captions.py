@@ -125,6 +125,15 @@ def names_all(text: str, factors: Factors) -> bool:
     return all(any(phrase in text for phrase in choices) for choices in phrases)
 
 
+def phrases() -> dict[str, list[str]]:
+    """What captions are made of, by kind, the plain ways first."""
+    tables = {"subjects": _SUBJECTS, "colours": _COLOURS, "places": _PLACES, "lights": _LIGHTS, "weathers": _WEATHERS}
+    said = {kind: list(itertools.chain.from_iterable(table.values())) for kind, table in tables.items()}
+    said["motions"] = list(itertools.chain.from_iterable(itertools.chain.from_iterable(_MOTIONS.values())))
+    order = ("subjects", "colours", "motions", "places", "lights", "weathers")
+    return {kind: list(dict.fromkeys(said[kind])) for kind in order} | {"openings": list(_OPENINGS)}
+
+
 def split_words(text: str) -> list[str]:
     """A caption's words, commas among them."""
     return re.findall(r"[a-z-]+|,", text)

@@ -22,15 +22,16 @@ from genlock.media.vae import Vae
 from genlock.media.vae_checkpoint import load_vae, save_vae
 
 from . import weights
-from .captions import vocabulary
+from .captions import phrases, plain_caption, vocabulary
 from .config import CHUNK, CONTEXT, SHIFT, STEPS, ModelShape, Preset
 from .loop import Log, table
-from .scene import FRAMES_PER_SECOND
+from .scene import FRAMES_PER_SECOND, FULL_WORLD, Factors
 
 FOLDER = "model"
 NAME, TITLE = "bundled", "Small world"
 GENERATOR_FILE, VAE_FILE = "generator.safetensors", "vae.safetensors"
 HALF = torch.float16
+EXAMPLE = Factors(subject="balloon", colour="red", motion="rises", place="sea", light="sunset", weather="clear")
 
 
 def run(preset: Preset, out: Path, *, log: Log, source: str = weights.STUDENT) -> Path:
@@ -46,7 +47,8 @@ def run(preset: Preset, out: Path, *, log: Log, source: str = weights.STUDENT) -
     weights.fill(text, content["modules"]["text"])
     save_text(text, train_word_tokenizer(vocabulary()), folder, dtype=HALF)
     words = [word for word in vocabulary() if word not in string.punctuation]
-    write_model_folder(folder, run_preset(shape), words=words)
+    example = plain_caption(EXAMPLE, spec=FULL_WORLD)
+    write_model_folder(folder, run_preset(shape), words=words, phrases=phrases(), example=example)
     load(folder)
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     log(event="exported", source=source, bytes=sum(sizes.values()), **sizes)

@@ -101,7 +101,7 @@ A_PATH = click.Path(path_type=Path)
     help="Denoising steps of a chunk. Default: the model's own. Example: --steps 4.",
 )
 @mesh_flags
-@click.option("--list-words", is_flag=True, help="Print the words the model knows, one a line, and stop.")
+@click.option("--list-words", is_flag=True, help="Print what the model can be told, by kind, and stop.")
 @click.pass_obj
 def command(
     surroundings: Surroundings,
@@ -129,7 +129,7 @@ def command(
     """
     settings = told(model=model, device=device, regime=regime, topology=topology, mesh=mesh)
     if list_words:
-        show_words(surroundings, settings)
+        show_words(settings.model)
         return
     check(**rest)
     timeline = timeline_of(prompts, at_s, cuts_at_s, transition_s, timeline_file)
@@ -192,7 +192,14 @@ def timeline_of(
     return timeline_of_file(timeline_file)
 
 
-def show_words(surroundings: Surroundings, settings: Settings) -> None:
-    with surroundings.open_session(settings.model, settings=settings) as session:
-        for word in session.words:
-            click.echo(word)
+def show_words(model: str) -> None:
+    """What prompts are made of, by kind, as the model folder says; or its bare words."""
+    from genlock.engine.session import find_model
+
+    folder = find_model(model)
+    for kind, phrases in folder.phrases.items():
+        click.echo(f"{kind}: {', '.join(phrases)}")
+    if not folder.phrases:
+        click.echo("\n".join(folder.words) if folder.words else "this model has no list of words: any word will do")
+    if folder.example:
+        click.echo(f'\nfor example: genlock generate --prompt "{folder.example}" --out video.mp4')

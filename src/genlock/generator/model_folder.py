@@ -1,6 +1,6 @@
 """A model folder: `model.json` and the files it names. What a user points `--model` at, and what the package ships.
 
-`model.json` holds the preset (how the model is run), the names and digests of its files, and the words it knows. Reads
+`model.json` holds the preset (how the model is run), the names and digests of its files, and what it can be told. Reads
 and writes that one file; weights are others' business. No torch.
 """
 
@@ -37,13 +37,16 @@ FILES = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFolder:
     """What a folder says of itself. files: role -> name. digests: name -> xxh3_128, hex. words: of its vocabulary,
-    empty where it knows sub-words."""
+    empty where it knows sub-words. phrases: what prompts are made of, by kind, and example: such a prompt; for people,
+    empty where anything can be said."""
 
     path: Path
     preset: Preset
     files: Mapping[str, str] = field(default_factory=lambda: dict(FILES))
     digests: Mapping[str, str] = field(default_factory=dict)
     words: tuple[str, ...] = ()
+    phrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    example: str = ""
 
     def file(self, role: str) -> Path:
         """The file of a role. Raises CheckpointMissing."""
@@ -84,7 +87,9 @@ def read_model_folder(path: Path) -> ModelFolder:
         content = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointUnreadable(f"not JSON ({error})", where=where) from None
-    _keys(content, {"format", "preset", "files", "digests", "words"}, where=where)
+    if isinstance(content, dict):
+        content = {"phrases": {}, "example": "", **content}
+    _keys(content, {"format", "preset", "files", "digests", "words", "phrases", "example"}, where=where)
     if type(content["format"]) is not int or content["format"] != FORMAT:
         raise _refusal(f"format {content['format']!r}, this version reads {FORMAT}", where=where)
     preset: Preset = _record(content["preset"], Preset, "preset", where=where)
@@ -97,14 +102,34 @@ def read_model_folder(path: Path) -> ModelFolder:
         raise _refusal("digests are not names with 32 hexadecimal digits", where=where)
     if foreign := sorted(set(digests) - set(content["files"].values())):
         raise _refusal(f"digests has {foreign[0]!r}, which is not one of the files", where=where)
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+    if not _texts(words):
         raise _refusal("words is no list of words", where=where)
-    return ModelFolder(path=path, preset=preset, files=content["files"], digests=digests, words=tuple(words))
+    phrases, example = content["phrases"], content["example"]
+    if not isinstance(phrases, dict) or not all(_texts(said) for said in phrases.values()):
+        raise _refusal("phrases are not lists of phrases by kind", where=where)
+    if not isinstance(example, str):
+        raise _refusal("example is no prompt", where=where)
+    return ModelFolder(
+        path=path,
+        preset=preset,
+        files=content["files"],
+        digests=digests,
+        words=tuple(words),
+        phrases=phrases,
+        example=example,
+    )
 
 
-def write_model_folder(path: Path, preset: Preset, *, words: Sequence[str] = ()) -> ModelFolder:
+def write_model_folder(
+    path: Path,
+    preset: Preset,
+    *,
+    words: Sequence[str] = (),
+    phrases: Mapping[str, Sequence[str]] | None = None,
+    example: str = "",
+) -> ModelFolder:
     """Writes model.json beside files that are already there, with their digests. Raises CheckpointMissing."""
-    folder = ModelFolder(path=path, preset=preset, words=tuple(words))
+    folder = ModelFolder(path=path, preset=preset, words=tuple(words), phrases=phrases or {}, example=example)
     digests = {folder.files[role]: file_digest(folder.file(role)) for role in FILES}
     content = {
         "format": FORMAT,
@@ -112,6 +137,8 @@ def write_model_folder(path: Path, preset: Preset, *, words: Sequence[str] = ())
         "files": dict(folder.files),
         "digests": digests,
         "words": list(words),
+        "phrases": {kind: list(said) for kind, said in folder.phrases.items()},
+        "example": example,
     }
     with whole_file(path / MODEL_JSON) as partial:
         partial.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
@@ -153,6 +180,10 @@ def _value(value: Any, hint: Any, name: str, *, where: str) -> Any:
     elif value in list(kind):
         return kind(value)
     raise _refusal(f"{name} cannot be {value!r}", where=where)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _refusal(what: str, *, where: str) -> CheckpointConfig:

@@ -3,6 +3,7 @@
 #   make demo      a video from a prompt, and its contact sheet, in out/
 #   make test      everything that is checked: style, types, walls, golden replay, all tests
 #   make check     the quick half of it: style, types, house rules, generated docs
+#   make evaluate  the shipped model against its bars: about an hour on two cores; stopped, it goes on where it was
 #
 # PIP_ARGS is passed to that one install, PYTHON chooses the interpreter, VENV another place for the environment.
 
@@ -18,7 +19,7 @@ find_python = $(shell for name in python3.13 python3.12 python3.11 python3; do \
 PYTHON ?= $(find_python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types rules check test demo golden bench docs clean
+.PHONY: help setup lint types rules check test demo golden bench evaluate docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,6 +63,12 @@ docs: $(VENV)/.installed-dev
 
 bench: $(RUNTIME)
 	$(BIN)/genlock bench
+
+# For example: make evaluate EVALUATE_ARGS="--prompts 24 --minute 4"
+EVALUATE_ARGS ?=
+
+evaluate: $(RUNTIME)
+	$(BIN)/python -m tools.world.evaluate $(EVALUATE_ARGS)
 
 DEMO_PROMPT ?= a red balloon over the sea at noon
 DEMO_CHANGE ?= a yellow balloon over the sea at sunset

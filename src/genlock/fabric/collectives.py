@@ -11,6 +11,7 @@ no connection and no envelope.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from torch.distributed import _functional_collectives as functional
 from genlock.errors import CallCount, CollectiveRefused, GenlockError, LinkBroken, OutOfMemory, RankSilent
 from genlock.fabric.groups import Group
 from genlock.fabric.ledger import Ledger
+from genlock.generator.parallel import Sum
 
 PAYLOAD = "payload"
 
@@ -61,6 +63,8 @@ class Mesh:
         self._plan: tuple[str, ...] = ()
         self._begun = 0  # passes of the plan that were begun
         self._open = ""  # what collectives may now belong to; none at all if empty
+        self._due: Sequence[Sum] | None = None  # of the open pass; None: any
+        self._made = 0  # of them
         self._in_chunk = False
 
     @property
@@ -87,25 +91,31 @@ class Mesh:
         plan is in force."""
         self._check_idle("begin_chunk")
         self._plan, self._begun, self._in_chunk = tuple(plan), 0, True
+        self._due = None
         self._ledger.restart()
 
-    def begin_call(self, call: str) -> None:
-        """Raises CallCount, before the first collective of `call`, unless it is the plan's next."""
+    def begin_call(self, call: str, sums: Sequence[Sum] | None = None) -> None:
+        """Raises CallCount, before the first collective of `call`, unless it is the plan's next, and CollectiveRefused
+        if the pass before it is not complete. sums: all that it will make, in order; None where a compiled graph makes
+        them out of the door's sight."""
         self._check_caller("begin_call")
         if not self._in_chunk:
             raise self._refused("begin_call", f"{call} begins and no plan is in force")
+        self._check_complete()
         due = self._plan[self._begun] if self._begun < len(self._plan) else "none"
         if call != due:
             raise CallCount(f"pass {self._begun} is {call}, the plan has {due}", rank=self.rank)
         self._begun += 1
-        self._open = call
+        self._open, self._due, self._made = call, sums, 0
         self._ledger.open(call)
 
     def end_chunk(self) -> None:
-        """Raises CallCount if a pass of the plan was not made. No plan is in force any more then."""
+        """Raises CallCount if a pass of the plan was not made, CollectiveRefused if the last one is not complete. No
+        plan is in force any more then."""
         self._check_caller("end_chunk")
         if not self._in_chunk:
             raise self._refused("end_chunk", "no chunk was begun")
+        self._check_complete()
         self._open, self._in_chunk = "", False
         if self._begun != len(self._plan):
             due = self._plan[self._begun]
@@ -115,7 +125,7 @@ class Mesh:
     def opened(self, what: str) -> Iterator[None]:
         """Collectives outside any chunk that all ranks agreed to make: a probe while starting, a benchmark."""
         self._check_idle(what)
-        self._open = what
+        self._open, self._due = what, None
         self._ledger.restart()
         try:
             yield
@@ -173,6 +183,8 @@ class Mesh:
             raise self._refused(site, f"{tensor.dtype}, {operation} takes {dtype}")
         if not tensor.is_contiguous():
             raise self._refused(site, f"not contiguous: {list(tensor.shape)} with strides {list(tensor.stride())}")
+        if self._due is not None:
+            self._check_due(Sum(operation, site, tensor.numel()), self._due)
         if self.strict and not bool(torch.isfinite(tensor).all()):
             raise self._refused(site, "this rank's own part is not finite", remedy=NOT_FINITE)
         self.site = site
@@ -192,6 +204,17 @@ class Mesh:
             raise self._refused(site, f"called from the thread {name!r}, which does not own this group")
         if not self.group.member:
             raise self._refused(site, "this rank is no member of the group")
+
+    def _check_due(self, wanted: Sum, sums: Sequence[Sum]) -> None:
+        due = sums[self._made] if self._made < len(sums) else None
+        if wanted != due:
+            plan = f"{due.operation} of {due.numel} elements at {due.site}" if due else "none"
+            raise self._refused(wanted.site, f"{wanted.operation} of {wanted.numel} elements, due is {plan}")
+        self._made += 1
+
+    def _check_complete(self) -> None:
+        if self._due is not None and self._made < len(self._due):
+            raise self._refused(self._due[self._made].site, f"{self._made} of {len(self._due)} sums were made")
 
     def _check_idle(self, site: str) -> None:
         self._check_caller(site)
@@ -213,8 +236,8 @@ NOT_FINITE = "look at this rank first: its weights, its inputs, its precision"
 
 def as_failure(error: RuntimeError, *, where: str) -> GenlockError:
     """What a back end's error means. It names no rank: the message is that of a socket, which knows none."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     text = str(error).lower()
+    first = _plain(error)
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemory(first, where=where)
     if any(word in text for word in _GONE):
@@ -222,3 +245,9 @@ def as_failure(error: RuntimeError, *, where: str) -> GenlockError:
     if any(word in text for word in _SILENT):
         return RankSilent(f"another rank did not come to the collective: {first}", where=where)
     return LinkBroken(f"the collective failed: {first}", where=where)
+
+
+def _plain(error: RuntimeError) -> str:
+    """The first sentence of a back end's message, without the place in its source and without its advice."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^]]*\] ", "", first).partition(". This is typically")[0][:200]

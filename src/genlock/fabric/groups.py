@@ -77,7 +77,11 @@ def form(place: Launch, *, device: torch.device, timeout_s: float) -> Group:
             dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         first = (str(error).splitlines() or ["no reason given"])[0]
-        raise LaunchRefused(f"the ranks did not meet within {timeout_s:g} s: {first:.200}", rank=place.rank) from error
+        raise LaunchRefused(
+            f"the ranks did not meet within {timeout_s:g} s: {first:.200}",
+            rank=place.rank,
+            remedy="look at what the other ranks printed, and whether another program has the port MASTER_PORT",
+        ) from error
     return Group(handle=_whole(), rank=place.rank, size=place.world, backend=backend)
 
 

@@ -11,6 +11,7 @@ Written for sharding: each rank holds H heads and its feed-forward columns, and 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from genlock.generator.cache import KeyValueStore
 from genlock.generator.config import GeneratorConfig
-from genlock.generator.parallel import SOLO, TensorParallel
+from genlock.generator.parallel import SOLO, TEXT, Sum, TensorParallel
 from genlock.generator.rope import RopeTable, rotate
 from genlock.generator.window import Span
 
@@ -215,6 +216,25 @@ def attention_mask(span: Span, tokens: int, device: torch.device, dtype: torch.d
     if padded:
         mask[:, keys:] = math.log(padded)
     return mask
+
+
+@lru_cache(maxsize=64)  # a stream has a handful of passes
+def sums_of_pass(config: GeneratorConfig, call: str, frames: int, tokens: int) -> tuple[Sum, ...]:
+    """The sums over ranks of one pass, in order: what the blocks above do. frames: of a generator call; tokens: S."""
+    rows = frames * tokens
+    sums: list[Sum] = []
+    for block in (f"blocks.{index}" for index in range(config.num_layers)):
+        if call == TEXT:
+            sums.append(Sum("sum_squares", f"{block}.cross_attn.norm_k", config.text_len))
+            continue
+        sums += (
+            Sum("sum_squares", f"{block}.self_attn.norm", 2 * rows),
+            Sum("sum_partial", f"{block}.self_attn.o", rows * config.dim),
+            Sum("sum_squares", f"{block}.cross_attn.norm_q", rows),
+            Sum("sum_partial", f"{block}.cross_attn.o", rows * config.dim),
+            Sum("sum_partial", f"{block}.ffn.2", rows * config.dim),
+        )
+    return tuple(sums)
 
 
 class Generator(nn.Module):

@@ -1,18 +1,27 @@
 """What the generator knows about other ranks: a rank, a size, and two sums.
 
 Tensor parallelism is a small object handed to the model, which never hears of processes or groups. The set and the
-order of collectives is therefore readable in one place: the calls of these two methods in `model.py`. The stream says
-which pass they belong to before it makes one.
+order of collectives is therefore readable in one place: the calls of these two methods in `model.py`, listed there as
+`sums_of_pass`. The stream says which pass they belong to before it makes one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 TEXT = "text"  # the pass over a prompt's embedding: sums like a generator call's, and not counted as one
+
+
+class Sum(NamedTuple):
+    """One sum over ranks: the method's name, its site, and the elements of the tensor."""
+
+    operation: str
+    site: str
+    numel: int
 
 
 class TensorParallel(Protocol):
@@ -27,8 +36,9 @@ class TensorParallel(Protocol):
     @property
     def size(self) -> int: ...
 
-    def begin_call(self, call: str) -> None:
-        """The sums that follow belong to this pass: a generator call's kind (`sampler.Call`), or TEXT."""
+    def begin_call(self, call: str, sums: Sequence[Sum]) -> None:
+        """The sums that follow are these, and belong to this pass: a generator call's kind (`sampler.Call`), or
+        TEXT."""
         ...
 
     def sum_partial(self, partial: Tensor, site: str) -> Tensor:
@@ -47,7 +57,7 @@ class Solo:
     rank: int = 0
     size: int = 1
 
-    def begin_call(self, call: str) -> None:
+    def begin_call(self, call: str, sums: Sequence[Sum]) -> None:
         pass
 
     def sum_partial(self, partial: Tensor, site: str) -> Tensor:  # noqa: ARG002 - the protocol's argument

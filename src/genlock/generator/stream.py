@@ -16,7 +16,7 @@ from torch import Tensor
 from genlock.errors import CacheRefused
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.config import frame_tokens
-from genlock.generator.model import CrossKV, Generator
+from genlock.generator.model import CrossKV, Generator, sums_of_pass
 from genlock.generator.parallel import TEXT
 from genlock.generator.sampler import Call, CallCounter, planned_calls, sample_chunk
 from genlock.generator.schedule import clean_estimate
@@ -132,7 +132,7 @@ class Stream:
             self._clear_cache()
             self.held = Held()
         if inputs.reset_cross:
-            self.generator.parallel.begin_call(TEXT)
+            self._begin(TEXT)
             self.cross = self.generator.cross_kv(chunk.embeds)
         counter = CallCounter(announced_calls(inputs), inputs.expected_generator_calls)
         if inputs.do_recompute:
@@ -158,6 +158,10 @@ class Stream:
         if self.slots is not None:
             self.slots.end_chunk(self.held.end, due=slots_due)
         return latents.squeeze(0)
+
+    def _begin(self, call: str, frames: int = 0) -> None:
+        generator = self.generator
+        generator.parallel.begin_call(call, sums_of_pass(generator.config, call, frames, self.cache.tokens))
 
     def changed_slot(self) -> ChangedSlot | None:
         """A frame slot of the cache that changed without a write, as far as was checked; waits for the device."""
@@ -209,7 +213,7 @@ class Stream:
             raise CacheRefused("the first chunk of a stream must reset cross-attention")
         if self.slots is not None:
             self.slots.before(span, due=self._slots_due)
-        self.generator.parallel.begin_call(call)
+        self._begin(call, span.frames)
         return self.generator(x, t.view(1, 1), self.cross, self.cache, span)
 
 

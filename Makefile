@@ -75,7 +75,8 @@ DEMO_CHANGE ?= a yellow balloon over the sea at sunset
 
 demo: $(RUNTIME)
 	@mkdir -p out
-	@$(BIN)/genlock generate \
+	@echo "two ranks on this machine share the generator and work in lockstep; rank 0 alone knows words and pixels"
+	@$(BIN)/genlock generate --topology tp --mesh 2 \
 		--prompt "$(DEMO_PROMPT)" \
 		--prompt "$(DEMO_CHANGE)" --at 6 --transition 1 \
 		--seconds 12 --out out/demo.mp4 --sheet out/demo.png

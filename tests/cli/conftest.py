@@ -39,6 +39,7 @@ class FakeSession:
     width: int = 64
     height: int = 48
     words: Sequence[str] = KNOWN
+    notes: tuple[str, ...] = ()
     asked: list[Request] = field(default_factory=list)
     closed: bool = False
 

@@ -62,6 +62,8 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
         strength=order.strength,
         settings=order.settings,
     ) as session:
+        for note in session.notes:
+            click.echo(note)
         warn_of_unknown_words(session, order.timeline)
         ask(session, order)
         fps = session.fps

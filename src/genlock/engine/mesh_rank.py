@@ -51,7 +51,7 @@ class MeshRank:
         self.watch = Watch(
             place, self.deadlines, self.run_dir, self.faults, Recorder(recorder_path(self.run_dir, self.rank))
         )
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {"launch_s": round(process_age_s(), 3)}
         self._clock = time.monotonic()
         try:
             check_mesh(jobs, self.size)
@@ -176,6 +176,12 @@ def check_generator_only() -> None:
     loaded = sorted(name for name in sys.modules if name.startswith(GENERATOR_ONLY))
     if loaded:
         raise GateRefused(f"a generator-only worker has loaded {', '.join(loaded[:4])}", remedy="report this")
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started, Python's and torch's own start included."""
+    started_ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes() -> int:

@@ -37,6 +37,11 @@ class Generation(Protocol):
     @property
     def stream(self) -> Stream: ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth saying about who generates, a line each."""
+        ...
+
     def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
         """Latents [F, C, h, w] of `envelope`, which is what `prepared` unpacks to."""
         ...

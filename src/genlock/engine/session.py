@@ -82,6 +82,7 @@ class Session:
         settings = engine.planner.settings
         self.fps, self.height, self.width = float(used.fps), settings.height, settings.width
         self.words = tuple(words)
+        self.notes = engine.generation.notes
         self._delivered = 0
 
     def __enter__(self) -> Self:

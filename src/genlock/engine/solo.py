@@ -24,6 +24,7 @@ class Alone:
 
     def __init__(self, stream: Stream, *, strict: bool = True) -> None:
         self.stream, self._strict = stream, strict
+        self.notes: tuple[str, ...] = ()
 
     def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
         """Latents [F, C, h, w]. Raises NotFinite, and as `Stream.run`."""

@@ -6,11 +6,11 @@ F latent frames, C, h, w latent channels, rows, columns.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from genlock.engine.job import Job
+from genlock.engine.job import Job, ManifestValue
 from genlock.engine.mesh_rank import MeshRank
 from genlock.engine.warm_up import begin_job, count, warm_envelope
 from genlock.errors import GenlockError, UsageError
@@ -57,6 +57,13 @@ class InLockstep:
     @property
     def stream(self) -> Stream:
         return self._phase_b.stream
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The mesh, and of each rank what it read, holds and took to start."""
+        rank = self._rank
+        whole = f"mesh of {rank.size} ranks over {rank.group.backend}, D = {rank.deadlines.answer_s:g} s"
+        return (whole, *(rank_note(number, {**rank.loaded[number], **said}) for number, said in rank.reports.items()))
 
     def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
         """Latents [F, C, h, w], once every rank has done and holds the same. Raises PeerRefused before the payload is
@@ -127,3 +134,13 @@ class InLockstep:
                 remedy=f"set it to {SLOWEST_SHARE * slowest_s + 1:.0f} or more",
             )
         return live(state)
+
+
+def rank_note(rank: int, said: Mapping[str, ManifestValue]) -> str:
+    """One line of what a rank reported at gates 2a and 2b."""
+    megabytes = {name: float(said[name]) / 1e6 for name in ("bytes_read", "bytes_total", "memory_bytes")}
+    took_s = sum(float(said[name]) for name in ("launch_s", "start_s", "load_s", "warm-up_s"))
+    return (
+        f"rank {rank}: read {megabytes['bytes_read']:.1f} of {megabytes['bytes_total']:.1f} MB of weights, "
+        f"holds {megabytes['memory_bytes']:.0f} MB, ready after {took_s:.1f} s"
+    )

@@ -237,12 +237,11 @@ def test_signal_handlers_run_while_a_frame_is_waited_for() -> None:
 
 def star(size: int) -> tuple[dict[int, Connection], dict[int, Connection]]:
     """Rank 0's ends and the workers', by rank."""
-    ours, theirs = {}, {}
-    for rank in range(1, size):
-        ends = socket.socketpair()
-        ours[rank] = kept(SocketConnection(ends[0], peer=rank))
-        theirs[rank] = kept(SocketConnection(ends[1], peer=0))
-    return ours, theirs
+    ends = {rank: pair(rank) for rank in range(1, size)}
+    for pair_of_ends in ends.values():
+        for end in pair_of_ends:
+            kept(end)
+    return {rank: ours for rank, (ours, _) in ends.items()}, {rank: theirs for rank, (_, theirs) in ends.items()}
 
 
 def test_gather_takes_one_frame_of_each_whatever_the_order() -> None:

@@ -235,8 +235,8 @@ class Follower:
                 return Stop()
             if received.chunk is not None:
                 return self._take(received, received.chunk)
-            self._say(Kind.ALIVE, received.header)
             self.state = received.state
+            self._say(Kind.ALIVE, received.header)
 
     def report(self, verdict: Verdict) -> None:
         """What this rank did and holds after the last chunk. Raises LinkBroken, LinkTimeout."""

@@ -156,10 +156,10 @@ class SocketConnection:
         return None if self.peer < 0 else self.peer
 
 
-def pair() -> tuple[SocketConnection, SocketConnection]:
-    """Two ends in one process: rank 0's, whose peer is 1, and rank 1's, whose peer is 0."""
+def pair(rank: int = 1) -> tuple[SocketConnection, SocketConnection]:
+    """Two ends in one process: rank 0's, whose peer is `rank`, and that rank's, whose peer is 0."""
     ours, theirs = socket.socketpair()
-    return SocketConnection(ours, peer=1), SocketConnection(theirs, peer=0)
+    return SocketConnection(ours, peer=rank), SocketConnection(theirs, peer=0)
 
 
 def _never(frame: bytes) -> bool:  # noqa: ARG001 - a default

@@ -79,7 +79,7 @@ def unpack_answer(data: bytes) -> Answer:
     return Answer(kind=Kind(kind), call_id=call_id, fault=read)
 
 
-_PLACE = re.compile(r"(?P<ids>(?:(?:rank|call|chunk) \d+(?:, |: ))+)")
+_PLACE = re.compile(r"(?P<ids>(?:(?:rank|call|chunk) -?\d+(?:, |: ))+)")
 
 
 def error_of(fault: Fault) -> GenlockError:
@@ -97,7 +97,7 @@ def error_of(fault: Fault) -> GenlockError:
     place = _PLACE.match(what)
     if place is not None:
         what = what[place.end() :]
-        ids |= {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", place["ids"])}
+        ids |= {name: int(number) for name, number in re.findall(r"(\w+) (-?\d+)", place["ids"])}
     return kind(
         (what if kind.code == fault.code else f"{fault.code}: {what}") or remedy,
         remedy=remedy,

@@ -61,14 +61,14 @@ class EvaluatorStage:
     maps: int = 6
     hidden: int = 192
     pool_clips: int = 8000
-    pool_seconds: float = 40.0
+    pool_seconds: float = 15.0
     clip_frames: int = 21
     group: int = 18
-    refresh_every: int = 3
+    refresh_every: int = 2
     batch: int = 128
     peak_lr: float = 1.5e-3
-    exam_clips: int = 2000
-    tail_seconds: float = 15.0
+    exam_clips: int = 1200
+    tail_seconds: float = 12.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,7 @@ BROKEN_WORDS = (
     "aborted",
 )
 TIMEOUT_WORDS = ("timed out", "timeout")
+NO_MEMORY = "can't allocate memory"
 
 
 class Connection(Protocol):
@@ -106,6 +107,7 @@ class Watch:
         self._take_signals()
         self._poll.register(self._signals.fileno(), select.EPOLLIN)
         self._say()
+        self._wind_up(self._began_s)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     # -- what the main thread says ---------------------------------------------------------------------------------
@@ -160,9 +162,13 @@ class Watch:
                 self._poll.unregister(connection_fd)
 
     def exchange_beacons(self, connections: Mapping[int, Connection]) -> None:
-        """Without our supervisor: rank 0 is given each worker's beacon connection, a worker the one to rank 0."""
+        """Without our supervisor: rank 0 is given each worker's beacon connection, a worker the one to rank 0.
+
+        A worker is patient until rank 0's first echo, for rank 0 may be waiting for other workers still.
+        """
+        patience_s = self._deadlines.gate_s if self.rank else 0.0
         for rank, connection in connections.items():
-            self._heard_s[rank] = time.monotonic()
+            self._heard_s[rank] = time.monotonic() + patience_s
             self._exchanged[connection.fileno()] = (rank, connection)
             self._poll.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
 
@@ -185,7 +191,7 @@ class Watch:
                 now_s = time.monotonic()
                 if now_s - self._looked_s > self._deadlines.answer_s / 2:
                     # This whole process was stopped: hear first what came meanwhile, then judge.
-                    self._heard_s = dict.fromkeys(self._heard_s, now_s)
+                    self._heard_s = {rank: max(heard_s, now_s) for rank, heard_s in self._heard_s.items()}
                 self._looked_s = now_s
                 for descriptor, flags in events:
                     self._on_event(descriptor, flags, now_s)
@@ -311,7 +317,7 @@ class Watch:
             os.kill(os.getpid(), number)
 
     def _cause_of(self, error: BaseException) -> Cause:
-        told, kind = told_as(error)
+        told, kind, exit_code = told_as(error)
         beacon = self._beacon
         place = ", ".join([told.where] * bool(told.where) + [f"rank {told.rank}"] * (told.rank is not None))
         return Cause(
@@ -322,7 +328,7 @@ class Watch:
             chunk=beacon.chunk if told.chunk_index is None else told.chunk_index,
             op=beacon.op,
             code=told.code,
-            exit_code=INTERRUPTED if isinstance(error, KeyboardInterrupt) else told.exit_code,
+            exit_code=exit_code,
             kind=kind,
             text=f"{place}: {told.what}" if place else told.what,
             remedy=told.remedy,
@@ -383,24 +389,30 @@ def _supervisor_socket(place: Launch) -> socket.socket | None:
     return up
 
 
-def told_as(error: BaseException) -> tuple[GenlockError, Kind]:
-    """An error of any kind as one of our own, and how causality judges it."""
+def told_as(error: BaseException) -> tuple[GenlockError, Kind, int]:
+    """An error of any kind as one of our own, how causality judges it, and the exit code."""
+    told, kind = _told_as(error)
+    return told, kind, INTERRUPTED if isinstance(error, KeyboardInterrupt) else told.exit_code
+
+
+def _told_as(error: BaseException) -> tuple[GenlockError, Kind]:
     if isinstance(error, GenlockError):
         return error, _kind_of(error)
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    words = text.lower()
     if isinstance(error, KeyboardInterrupt):
         return GenlockError(text, remedy="start it again"), Kind.REFUSAL
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or NO_MEMORY in words:
         return OutOfMemory(text), Kind.REFUSAL
     if isinstance(error, EOFError | ConnectionError):
         return LinkBroken(text), Kind.BROKEN_PIPE
     if isinstance(error, TimeoutError):
         return RankSilent(text), Kind.TIMEOUT
     if isinstance(error, OSError) and error.errno is not None:
-        return InputOutputError(error.strerror or text, where=str(error.filename or "")), Kind.REFUSAL
-    if isinstance(error, RuntimeError) and any(words in text.lower() for words in TIMEOUT_WORDS):
+        return InputOutputError((error.strerror or text).lower(), where=str(error.filename or "")), Kind.REFUSAL
+    if isinstance(error, RuntimeError) and any(word in words for word in TIMEOUT_WORDS):
         return RankSilent(text), Kind.TIMEOUT
-    if isinstance(error, RuntimeError) and any(words in text.lower() for words in BROKEN_WORDS):
+    if isinstance(error, RuntimeError) and any(word in words for word in BROKEN_WORDS):
         return LinkBroken(text), Kind.BROKEN_PIPE
     return GenlockError(f"a defect in genlock: {type(error).__name__}: {text}"), Kind.DEFECT
 

@@ -429,7 +429,7 @@ class _Job:
             f"genlock: the run has failed: {EXIT_CODES[found.exit_code]} (exit code {found.exit_code})",
             f"  what    {what}",
             f"  who     rank {found.rank} (pid {found.pid}), {', '.join(place)}{told}",
-            f"  where   {self.folder} (causes, stacks, recorders and logs of all ranks)",
+            f"  where   {self.folder} (causes, stacks and logs of all ranks; `genlock recorder merge` reads the rest)",
             f"  remedy  {found.remedy}",
         ]
         if found.told_by < 0 and found.rank > 0:

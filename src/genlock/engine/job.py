@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import genlock
+from genlock.engine.reference import SUFFIX
 from genlock.errors import CheckpointMissing, MeshRefused
 from genlock.generator.config import GeneratorConfig, latent_size
 from genlock.generator.window import CachePolicy, Regime
@@ -83,7 +84,11 @@ class Job:
 
 def weight_files(path: Path) -> list[Path]:
     """The files of a checkpoint: itself, or what lies in its folder. Raises CheckpointMissing."""
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(file for file in path.glob("*") if file.is_file() and not file.name.endswith(SUFFIX))
+    )
     if not files:
         raise CheckpointMissing("no checkpoint here", where=str(path))
     return files

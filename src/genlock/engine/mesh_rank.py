@@ -20,6 +20,7 @@ import torch
 from genlock.engine.columns import Columns
 from genlock.engine.job import Job, ManifestValue, check_mesh, manifest
 from genlock.engine.phase_b import PhaseB
+from genlock.engine.reference import hold_to_reference, keep_reference, whole
 from genlock.engine.solo import load_stream
 from genlock.errors import GateRefused, UsageError
 from genlock.fabric import groups
@@ -31,6 +32,7 @@ from genlock.fabric.liveness import Watch
 from genlock.generator.stream import Stream
 from genlock.observe.recorder import Recorder, recorder_path
 from genlock.settings import Launch, Phase, Settings, faults_from, mesh_deadlines
+from genlock.wire.rules import dtype_name
 
 GENERATOR_ONLY = ("genlock.media", "genlock.serve", "transformers", "av", "fastapi", "uvicorn")
 
@@ -114,6 +116,13 @@ class MeshRank:
         weights = checks.loaded
         own = {"weights.replicated": f"{weights.replicated:016x}", **effective(stream)}
         self.loaded = self.gate("gate 2a", own, {"weights.sharded": f"{weights.sharded:016x}", **read})
+        if self.rank == 0:
+            said = self.loaded.values()
+            replicated, sharded = (
+                [str(each[f"weights.{part}"]) for each in said] for part in ("replicated", "sharded")
+            )
+            self.fingerprint = whole(replicated, sharded)
+            self.weights_note = hold_to_reference(job.weights, dtype_name(job.dtype), self.fingerprint)
         return PhaseB(stream, door, checks)
 
     def ready(self, job: Job) -> None:
@@ -125,6 +134,8 @@ class MeshRank:
         memory = torch.cuda.max_memory_reserved() if job.device.type == "cuda" else resident_bytes()
         self.reports = self.gate("gate 2b", {"compiled": False}, {"memory_bytes": memory, **self.seconds})
         groups.shorten(self.group, self.deadlines.group_s)
+        if self.rank == 0 and job.warm:
+            keep_reference(job.weights, dtype_name(job.dtype), self.fingerprint)
 
     def leave(self) -> None:
         """The good end. The group is taken apart within the exit's deadline, or left to the process's end."""

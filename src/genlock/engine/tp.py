@@ -62,7 +62,8 @@ class InLockstep:
     def notes(self) -> tuple[str, ...]:
         """The mesh, and of each rank what it read, holds and took to start."""
         rank = self._rank
-        whole = f"mesh of {rank.size} ranks over {rank.group.backend}, D = {rank.deadlines.answer_s:g} s"
+        size, answer_s = rank.size, rank.deadlines.answer_s
+        whole = f"mesh of {size} ranks over {rank.group.backend}, D = {answer_s:g} s; {rank.weights_note}"
         return (whole, *(rank_note(number, {**rank.loaded[number], **said}) for number, said in rank.reports.items()))
 
     def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:

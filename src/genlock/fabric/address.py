@@ -69,26 +69,23 @@ def address_of(place: Launch, settings: Settings, *, within_s: float | None = No
 
 def answers(path: Path) -> bool:
     """Whether a process listens at this Unix socket. It sees a client that leaves at once."""
-    with socket.socket(socket.AF_UNIX) as probe, short(path) as name:
-        probe.settimeout(1.0)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe, short(path) as name:
+            probe.settimeout(1.0)
             probe.connect(name)
-        except OSError:
-            return False
-        return True
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
 def short(path: Path) -> Iterator[str]:
-    """A name for a Unix socket's path that is short enough to bind or to connect to, while the context lasts."""
+    """A name for a Unix socket's path that is short enough to bind or to connect to, while the context lasts.
+    Raises OSError."""
     if len(os.fsencode(path)) <= PATH_BYTES_MOST:
         yield str(path)
         return
-    try:
-        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError:
-        yield str(path.name)  # no such place: neither is there by its own name
-        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from genlock.media.text import TextEncoder
     from genlock.media.vae import Vae
     from genlock.stage0.grid import Placement
+    from genlock.stage0.planner import Planner
     from genlock.stage0.timeline import Request, Timeline
 
 BUNDLED = "bundled"
@@ -206,52 +207,64 @@ def open(
     settings = replace(settings, model=model or settings.model, device=device or settings.device)
     settings = replace(settings, regime=regime or settings.regime)
     folder = find_model(settings.model)
-    used = folder.preset
     job = session_job(settings, height=height, width=width, steps=steps, video=input_video is not None)
     generation, lifecycle = begin_generation(settings, job)
-    where = job.device
-    vae, text = load_media(folder, where, settings.text_cache)
-    from genlock.media.video import read_video  # noqa: PLC0415 - rank 0's rooms
-    from genlock.stage0.chunk import Sources, StreamSettings  # noqa: PLC0415
+    controls = {"seed": seed, "strength": DEFAULT_STRENGTH if strength is None else strength}
+    try:
+        vae, text = load_media(folder, job.device, settings.text_cache)
+        engine = Engine(
+            planner=session_planner(folder.preset, job, steps, vae, text, lifecycle, controls),
+            generation=generation,
+            vae=vae,
+            lifecycle=lifecycle,
+            clock=time.perf_counter,
+        )
+        video = None if input_video is None else input_frames(Path(input_video), job, float(folder.preset.fps))
+        return Session(engine, text, used=folder.preset, words=folder.words, video=video)
+    except BaseException as error:
+        generation.close(lifecycle, error)
+        raise
+
+
+def session_planner(
+    used: Preset,
+    job: Job,
+    steps: int | None,
+    vae: Vae,
+    text: TextEncoder,
+    lifecycle: State,
+    controls: Mapping[str, Any],
+) -> Planner:
+    """Stage 0 of a session. steps: as asked. controls: seed and strength at the start."""
+    from genlock.stage0.chunk import Sources, StreamSettings  # noqa: PLC0415 - rank 0's rooms
     from genlock.stage0.planner import Planner  # noqa: PLC0415
     from genlock.stage0.timeline import Controls  # noqa: PLC0415
 
-    planner = Planner(
-        StreamSettings(
-            config=used.generator,
-            height=job.height,
-            width=job.width,
-            dtype=job.dtype,
-            schedule=Schedule(used.shift),
-            steps=choose_steps(used.steps, steps),
-            warped=used.warped,
-            regime=job.regime,
-            fps=float(used.fps),
-            controls=Controls(
-                seed=seed,
-                strength=DEFAULT_STRENGTH if strength is None else strength,
-                attention_bias=used.attention_bias,
-            ),
-            pad_sink=used.pad_sink,
-        ),
-        Sources(
-            text=lambda prompt: text.encode(prompt).cpu(),
-            image=lambda frame: vae.encode_image(frame.to(where)),
-            video=lambda state, frames: vae.encode_chunk(state, frames.to(where)),
-        ),
-        lifecycle,
+    settings = StreamSettings(
+        config=job.config,
+        height=job.height,
+        width=job.width,
+        dtype=job.dtype,
+        schedule=Schedule(used.shift),
+        steps=choose_steps(used.steps, steps),
+        warped=used.warped,
+        regime=job.regime,
+        fps=float(used.fps),
+        controls=Controls(attention_bias=used.attention_bias, **controls),
+        pad_sink=used.pad_sink,
     )
-    engine = Engine(
-        planner=planner,
-        generation=generation,
-        vae=vae,
-        lifecycle=lifecycle,
-        clock=time.perf_counter,
+    sources = Sources(
+        text=lambda prompt: text.encode(prompt).cpu(),
+        image=lambda frame: vae.encode_image(frame.to(job.device)),
+        video=lambda state, frames: vae.encode_chunk(state, frames.to(job.device)),
     )
-    video = None
-    if input_video is not None:
-        video = read_video(Path(input_video), height=job.height, width=job.width, fps=float(used.fps))
-    return Session(engine, text, used=used, words=folder.words, video=video)
+    return Planner(settings, sources, lifecycle)
+
+
+def input_frames(path: Path, job: Job, fps: float) -> Iterator[Tensor]:
+    from genlock.media.video import read_video  # noqa: PLC0415 - rank 0's room
+
+    return read_video(path, height=job.height, width=job.width, fps=fps)
 
 
 def session_job(

@@ -92,8 +92,7 @@ class Worker:
 
     def run(self) -> None:
         self.outcome = caught(self.work)
-        if isinstance(self.outcome, Moment | Died):
-            self.connection.close()
+        self.connection.close()  # as the end of a process does, whatever ended it
 
     def work(self) -> Stop:
         while not isinstance(chunk := self.follower.next(), Stop):

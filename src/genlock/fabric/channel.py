@@ -31,12 +31,12 @@ from genlock.errors import (
     OutOfStep,
     PeerRefused,
 )
-from genlock.fabric.connection import Connection, gather, send_all, tell_all
+from genlock.fabric.connection import FRAME_MOST, Connection, gather, send_all, tell_all
 from genlock.settings import Deadlines, Phase
 from genlock.wire.answer import Answer, Kind, error_class, error_of, is_answer, is_fault, pack_answer, unpack_answer
 from genlock.wire.codec import describe
 from genlock.wire.envelope import Envelope
-from genlock.wire.header import Header, Stamp, open_frame, seal
+from genlock.wire.header import FRAME_BYTES_MAX, Header, Stamp, open_frame, seal
 from genlock.wire.kinds import Action, Plan
 from genlock.wire.lifecycle import State
 from genlock.wire.prepare import FAULT, Announced, Prepared, Received, check_payload, receive
@@ -46,6 +46,7 @@ from genlock.wire.verdict import Verdict, compare, unpack
 T = TypeVar("T")
 Failure = TypeVar("Failure", bound=GenlockError)
 
+assert FRAME_BYTES_MAX <= FRAME_MOST
 LAST_WORD_S = 0.2  # for an ERROR or a fault to be handed to the system, at each peer, when all is lost anyway
 
 

@@ -11,7 +11,7 @@ a few seconds at most: a mute one, garbage or a wrong key holds nobody up.
 
 A peer that is killed is seen at once, as an end of file. One that is stopped is not: its frames are simply late.
 Ranks must be started by exec, not by fork: a copied descriptor hides the end of file (Python's are closed by exec).
-Knows no frame's meaning.
+Knows no frame's meaning, and loads no torch.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ from typing import Protocol
 from genlock.errors import FrameRefused, GateMissed, LaunchRefused, LinkBroken, LinkTimeout
 from genlock.fabric.address import Address, answers, short
 from genlock.settings import Launch
-from genlock.wire.header import FRAME_BYTES_MAX
 
 FRAME_MOST = 1024 * 1024  # bytes; the largest frame of ours is a gate's table
-assert FRAME_BYTES_MAX <= FRAME_MOST
 CONTROL, BEACON = "control", "beacon"
 CHANNELS = (CONTROL, BEACON)
 

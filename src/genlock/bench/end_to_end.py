@@ -5,16 +5,13 @@ Measures; judges nothing. Warm-up chunks are made and written like all others an
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import torch
-
+from genlock.bench.machine import machine
 from genlock.engine.session import open as open_session
 from genlock.media.video import VideoWriter
 from genlock.settings import Settings
@@ -60,6 +57,7 @@ def end_to_end(settings: Settings, *, prompt: str, seconds: float, seed: int = 4
     frames = sum(count for _, count, _ in counted)
     chunks = [1e3 * (b[0] - a[0]) for a, b in zip(marks[WARM_CHUNKS - 1 :], counted, strict=False)]
     phases = {name: 1e3 * median(phase[name] for _, _, phase in counted) for name in counted[0][2]}
+    about = machine()
     return EndToEnd(
         frames_per_s=frames / took,
         seconds_counted=took,
@@ -69,21 +67,11 @@ def end_to_end(settings: Settings, *, prompt: str, seconds: float, seed: int = 4
         regime=str(planned.regime),
         chunk_ms=(median(chunks), min(chunks), max(chunks)),
         phase_ms=phases,
-        hardware=f"{platform.machine()}, {processor()}, {os.cpu_count()} cores",
-        threads=torch.get_num_threads(),
-        torch_version=torch.__version__,
-        python=platform.python_version(),
+        hardware=about.hardware,
+        threads=about.threads,
+        torch_version=about.torch_version,
+        python=about.python,
     )
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or "processor unknown"
 
 
 def as_json(result: EndToEnd, command: str) -> dict[str, object]:

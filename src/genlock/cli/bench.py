@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from genlock.settings import from_environment
+from genlock.settings import from_environment, launch, mesh_deadlines
 
 
 @click.group(invoke_without_command=True)
@@ -23,6 +24,7 @@ def command(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         context.invoke(end_to_end)
+        context.invoke(control)
 
 
 @command.command("end-to-end")
@@ -57,3 +59,47 @@ def end_to_end(
     click.echo("where it goes: " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.phase_ms.items()))
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(result, shlex.join(["genlock", *sys.argv[1:]])), indent=1) + "\n")
+
+
+@command.command("control")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    metavar="NUMBER",
+    help="Chunks handed out in each of the three ways, in turn, after ten of warm-up.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Also write all figures there."
+)
+def control(rounds: int = 200, json_file: Path | None = None) -> None:
+    """What agreeing on a chunk costs two ranks beside a bare broadcast of its 2 MB and an object list."""
+    settings, place = from_environment(), launch()
+    if place is None:
+        from genlock.engine.supervisor import supervise
+
+        words = ["bench", "control", "--rounds", str(rounds), *(["--json", str(json_file)] if json_file else [])]
+        code = supervise(
+            [sys.executable, "-m", "genlock", *words], mesh=2, deadlines=mesh_deadlines(settings), run_dir=None
+        )
+        raise click.exceptions.Exit(code)
+    from genlock.bench.control import control as run
+
+    result = run(place, settings, rounds=rounds)
+    if result is None:
+        return
+    for name, spread in (
+        ("bare broadcast", result.bare_ms),
+        ("genlock", result.genlock_ms),
+        ("object list", result.object_list_ms),
+    ):
+        click.echo(f"{name}: median {spread.median:.2f} ms, least {spread.least:.2f}, most {spread.most:.2f}")
+    click.echo(
+        f"{result.payload_bytes / 1e6:.1f} MB, {result.ranks} ranks, {result.rounds} rounds: genlock adds "
+        f"{result.added_ms:.2f} ms and takes {result.object_share:.2f} of an object list; the bar "
+        f"({result.bar}) is {'met' if result.within_the_bar else 'missed'}"
+    )
+    if json_file is not None:
+        command_line = shlex.join(["genlock", *sys.argv[1:]])
+        json_file.write_text(json.dumps({"command": command_line, **asdict(result)}, indent=1) + "\n")

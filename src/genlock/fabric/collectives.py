@@ -33,15 +33,15 @@ _SILENT = ("timed out", "timeout")
 _GONE = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "remote process", "aborted")
 
 
-def nothing() -> None:
-    """No progress to report."""
+def unheard(site: str) -> None:
+    """Progress that nobody asks about."""
 
 
 class Mesh:
     """One rank's door to the others: `generator.parallel.TensorParallel`, and the payload's way.
 
     group: the mesh. device: where the generator runs. dtype: its precision. strict: every summand is checked for NaN
-    and infinity, which waits for the device (bring-up). on_progress: called after each collective.
+    and infinity, which waits for the device (bring-up). on_progress: told the site of each collective that is done.
     The thread that makes it owns it. `ledger` and `collectives` count from `begin_chunk`.
     """
 
@@ -52,7 +52,7 @@ class Mesh:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         strict: bool = False,
-        on_progress: Callable[[], None] = nothing,
+        on_progress: Callable[[str], None] = unheard,
     ) -> None:
         self.group, self.device, self.dtype, self.strict = group, device, dtype, strict
         self.on_progress = on_progress
@@ -168,7 +168,7 @@ class Mesh:
             dist.broadcast(carried, group=self._handle, group_src=0)
         except RuntimeError as error:
             raise self._failed(PAYLOAD, error) from error
-        self.on_progress()
+        self.on_progress(PAYLOAD)
         return carried.cpu() if self.rank and carried is not payload else payload
 
     def _traced(self, tensor: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class Mesh:
         except RuntimeError as error:
             raise self._failed(site, error) from error
         self._ledger.note(operation, site, tensor.numel(), dtype)
-        self.on_progress()
+        self.on_progress(site)
         return tensor
 
     # -- refusals and failures ----------------------------------------------------------------------------------

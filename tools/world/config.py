@@ -62,9 +62,9 @@ class EvaluatorStage:
     hidden: int = 192
     pool_clips: int = 8000
     pool_seconds: float = 15.0
-    clip_frames: int = 21
+    clip_frames: int = 17
     group: int = 18
-    refresh_every: int = 2
+    refresh_every: int = 4
     batch: int = 128
     peak_lr: float = 1.5e-3
     exam_clips: int = 1200

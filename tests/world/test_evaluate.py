@@ -258,7 +258,7 @@ def test_an_evaluation_from_end_to_end(
     said = capsys.readouterr().out
     result = json.loads((tmp_path / "result.json").read_text())
     assert all(row["name"] in said and row["group"] in said for row in result["rows"])
-    assert {"hardware", "torch", "python", "command", "commit", "rows", "confusions"} <= set(result)
+    assert {"machine", "genlock", "command", "commit", "rows", "confusions"} <= set(result)
     assert sum(row["ok"] is not None for row in result["rows"]) == 38
     assert all(row["figure"] is not None for row in result["rows"] if row["ok"] is not None)
     groups = {row["group"] for row in result["rows"]}

@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import random
 import shlex
 import subprocess
@@ -35,7 +33,7 @@ import xxhash
 from torch import Tensor
 
 import genlock
-from genlock.bench.end_to_end import processor
+from genlock.bench.machine import machine
 from genlock.engine.session import BUNDLED_FOLDER
 from genlock.generator.config import TEMPORAL_STRIDE
 from genlock.generator.model_folder import ModelFolder, file_digest, read_model_folder, write_model_folder
@@ -87,7 +85,12 @@ def there_and_back(vae: Vae, clips: Tensor) -> Tensor:
 
 @torch.no_grad()
 def examine_evaluator(
-    judge: Evaluator, vae: Vae, size: tuple[int, int], world: WorldSpec, counts: tuple[int, int]
+    judge: Evaluator,
+    vae: Vae,
+    size: tuple[int, int],
+    world: WorldSpec,
+    counts: tuple[int, int],
+    device: torch.device,
 ) -> dict[str, Any]:
     """Shares right (per cent) by factor on fresh renders, and before and after the VAE; PSNR by frame."""
     rng, combos, group = random.Random(20), world.combinations(), 10
@@ -102,7 +105,8 @@ def examine_evaluator(
     def film(frames: int, first: int) -> tuple[Tensor, list[Factors]]:
         scenes = [rng.choice(combos) for _ in range(group)]
         scripts = [Script(scenes=((0, scene),)) for scene in scenes]
-        return render(scripts, first_frame=first, frames=frames, height=height, width=width), scenes
+        clips = render(scripts, first_frame=first, frames=frames, height=height, width=width, device=device)
+        return clips, scenes
 
     for _ in range(math.ceil(counts[0] / group)):
         note("fresh", *film(CHUNK_PIXELS, rng.randrange(STEADY[0], STEADY[-1] + 1)))
@@ -195,7 +199,7 @@ def show(found: Sequence[Row]) -> None:
             print(f"  {'':<{width}}{'bar':>16} {'figure':>10} {'rendered':>9}")
         figure = "-" if row.figure is None else f"{row.figure:.2f}" if row.unit in ("dB", "s") else f"{row.figure:.1f}"
         rendered = "" if row.rendered is None else f"{row.rendered:.1f}"
-        verdict = {None: "", True: "met", False: "MISSED"}[row.ok]
+        verdict = {None: "", True: "met", False: "MISSED" if row.figure is not None else "NOT MEASURED"}[row.ok]
         print(f"  {row.name:<{width}}{row.bar:>16} {figure:>10} {rendered:>9}  {verdict}")
 
 
@@ -215,13 +219,10 @@ def key_of(options: argparse.Namespace, folder: ModelFolder, world: WorldSpec) -
 def surroundings(options: argparse.Namespace) -> dict[str, Any]:
     """Hardware, versions, command and commit."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    gpu = torch.cuda.get_device_name() if options.device == "cuda" else None
     return {
-        "hardware": gpu or f"{platform.machine()}, {processor()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
+        "machine": asdict(machine()),
+        "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
         "genlock": genlock.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
         "commit": git.stdout.strip() or "unknown",
         "command": shlex.join(["python", "-m", "tools.world.evaluate", *options.said]),
     }
@@ -257,24 +258,26 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None, *, open_session: OpenSession = genlock.open) -> int:
     options = arguments(argv)
     folder, world = read_model_folder(options.model), WORLDS[options.world]
-    judge = load(options.evaluator, torch.device("cpu"))
+    device = torch.device(options.device)
+    judge = load(options.evaluator, device)
     size = (folder.preset.height, folder.preset.width)
     bench = Bench(model=str(options.model), open_session=open_session, judge=judge, size=size, device=options.device)
     asked = questions(options.prompts, world)
     ledger = Ledger(options.work / "streams.jsonl", key_of(options, folder, world))
     if ("evaluator", 0) not in ledger.held:
-        vae = load_vae(folder.file("vae"))
-        ledger.add("evaluator", 0, examine_evaluator(judge, vae, size, world, (options.fresh, options.coded)))
+        vae = load_vae(folder.file("vae"), device=options.device)
+        counts = (options.fresh, options.coded)
+        ledger.add("evaluator", 0, examine_evaluator(judge, vae, size, world, counts, device))
     rolling = str(rolling_folder(folder, options.work / "rolling"))
     todo = tasks(bench, asked, options.minute, options.others, rolling)
     left = work_through(todo, ledger, options.shard)
-    if left:
-        print(f"{left} streams are left for other shards; run again with --shard 0/1 when they are done")
-        return UNFINISHED
-    records = [ledger.held[task.kind, task.number] for task in todo]
+    records = [ledger.held[key] for task in todo if (key := (task.kind, task.number)) in ledger.held]
     evaluator = ledger.held["evaluator", 0]
     found = rows(records, evaluator, judge.values)
     show(found)
+    if left:
+        print(f"\nso far: {left} streams are left for other shards; run again when they are done")
+        return UNFINISHED
     verdict = summary(found)
     print(f"\n{verdict}")
     content = {

@@ -50,7 +50,7 @@ class Bench:
     def name(self, frames: Tensor) -> list[str]:
         """The values seen in frames uint8 [T, 3, H, W]."""
         with torch.no_grad():
-            logits = self.judge.logits(as_pixels(frames)[None])
+            logits = self.judge.logits(as_pixels(frames.to(self.device))[None])
         return [self.judge.values[name][int(logits[name].argmax())] for name in FACTOR_NAMES]
 
     def drawn(self, script: Script, first: int, frames: int) -> Tensor:
@@ -75,9 +75,12 @@ def judged(bench: Bench, windows: Sequence[Window]) -> dict[str, Any]:
         record["asked"][window.moment] = [getattr(window.scene, name) for name in FACTOR_NAMES]
         for key, frames in (("named", window.made), ("rendered", window.drawn)):
             record[key].setdefault(window.moment, []).append(bench.name(frames))
-        for key, frames in (("tracked", window.made), ("tracked_rendered", window.drawn)):
-            seen = tracked_motion(as_pixels(frames)[None], [window.scene])[0]
-            record[key].setdefault(window.moment, []).append(seen)
+        if window.moment == "steady":
+            both = as_pixels(torch.stack((window.made, window.drawn)))
+            for key, seen in zip(
+                ("tracked", "tracked_rendered"), tracked_motion(both, [window.scene] * 2), strict=True
+            ):
+                record[key].setdefault(window.moment, []).append(seen)
     return record
 
 

@@ -46,7 +46,7 @@ class Job:
 
     def entries(self, rank: int) -> list[Entry]:
         path = recorder_path(self.run_dir, rank)
-        return [e for e in read(path) if e.kind == PHASE] if path.exists() and path.stat().st_size else []
+        return [e for e in read(path) if e.kind == PHASE] if path.exists() else []
 
     def wait_for_chunk(self, chunk: int, phase: Phase = Phase.IDLE) -> None:
         until(lambda: any(entry.chunk >= chunk and entry.text == phase for entry in self.entries(0)))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genlock.observe.beacon import MESSAGE_BYTES, Beacon, beacon_period_s, read_up, up_bytes
+from genlock.observe.beacon import GATES, MESSAGE_BYTES, Beacon, beacon_period_s, limit_s, read_up, up_bytes
 from genlock.observe.cause import TEXT_MAX, Cause, Kind, cause_path, read_all
-from genlock.settings import Deadlines, Phase
+from genlock.settings import START_PHASES, Deadlines, Phase
 
 ids = st.integers(min_value=-1, max_value=2**62)
 causes = st.builds(
@@ -83,6 +83,17 @@ def test_beacons_come_often_enough_for_a_short_deadline() -> None:
     assert beacon_period_s(Deadlines(answer_s=20)) == 1.0
     assert beacon_period_s(Deadlines(answer_s=3)) == pytest.approx(0.3)
     assert beacon_period_s(Deadlines(answer_s=0.5)) == 0.1
+
+
+def test_main_may_say_whom_it_waited_for_before_its_watchdog_ends_it() -> None:
+    deadlines = Deadlines(answer_s=3)
+    for phase in Phase:
+        own_s, limit = deadlines.of(phase), limit_s(deadlines, phase)
+        assert (own_s is None) == (limit is None)
+        if own_s is not None and limit is not None:
+            assert limit > own_s if phase in START_PHASES else limit == own_s
+            assert phase not in GATES or limit > 2 * own_s
+    assert limit_s(deadlines, Phase.CALL) == 3
 
 
 _PLAIN = {

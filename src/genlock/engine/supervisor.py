@@ -37,7 +37,7 @@ from typing import Any
 
 from genlock.engine.first_cause import FirstCause, Seen, first_cause
 from genlock.errors import EXIT_CODES, InputOutputError, LaunchRefused, UsageError
-from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, read_up
+from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, limit_s, read_up
 from genlock.observe.cause import Cause, read_all
 from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Phase, rank_environment
 
@@ -353,7 +353,7 @@ class _Job:
             rank.late = now_s - first.ended_s > self.deadlines.exit_s + self.deadlines.grace_s
         if rank.stopped_s is not None:
             return rank.late or now_s - rank.stopped_s > self.deadlines.answer_s
-        allowed_s = self.deadlines.of(rank.beacon.phase)
+        allowed_s = limit_s(self.deadlines, rank.beacon.phase)
         rank.overdue = allowed_s is not None and now_s - rank.moved_s > allowed_s + self.deadlines.grace_s
         return rank.late or rank.overdue
 

@@ -38,7 +38,7 @@ from genlock.errors import (
     RankSilent,
     Tripwire,
 )
-from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, up_bytes
+from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, limit_s, up_bytes
 from genlock.observe.cause import Cause, Kind, cause_path
 from genlock.observe.recorder import COLLECTIVE, FAILURE, PHASE, Recorder
 from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Launch, Phase
@@ -285,7 +285,7 @@ class Watch:
     def _judge(self, now_s: float) -> None:
         beacon = self._beacon
         in_phase_s = now_s - self._since_s
-        allowed_s = self._deadlines.of(beacon.phase)
+        allowed_s = limit_s(self._deadlines, beacon.phase)
         if allowed_s is not None and in_phase_s > allowed_s:
             self.fail(RankSilent(f"no progress for {in_phase_s:.1f} seconds in phase {beacon.phase}", rank=self.rank))
         if self._leave_by_s is not None and now_s > self._leave_by_s:
@@ -303,7 +303,7 @@ class Watch:
         """The last resort, for when this thread does not run again: native code that keeps the interpreter to itself.
         A timer of the interpreter's, without Python, ends the process then; later than this thread would have, and
         than the supervisor."""
-        allowed_s = self._deadlines.of(self._beacon.phase) or self._deadlines.answer_s
+        allowed_s = limit_s(self._deadlines, self._beacon.phase) or self._deadlines.answer_s
         left_s = max(0.0, allowed_s - (now_s - self._since_s)) if self._beacon.phase is not Phase.IDLE else allowed_s
         faulthandler.dump_traceback_later(left_s + LAST_RESORT * self._deadlines.grace_s, exit=True, file=self._stacks)
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from genlock.observe.cause import Cause, cause_from
-from genlock.settings import Deadlines, Phase
+from genlock.settings import START_PHASES, Deadlines, Phase
 
 DRAIN = b"drain"  # from the supervisor to rank 0: finish the chunk in flight, then leave
 MESSAGE_BYTES = 65536  # no message is longer
 STACKS_SIGNAL = signal.SIGUSR1  # a rank that gets it writes the stacks of all its threads to its file, and goes on
+
+GATES = (Phase.GATE_1, Phase.GATE_2A, Phase.GATE_2B)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +32,22 @@ class Beacon:
     counter: int
 
     def to_bytes(self) -> bytes:
-        return json.dumps({"beacon": asdict(self)}).encode()
+        return json.dumps({"beacon": {name: getattr(self, name) for name in self.__slots__}}).encode()
 
 
 def beacon_period_s(deadlines: Deadlines) -> float:
     """Seconds from one beacon of a rank to its next: a tenth of D, between 0.1 and 1."""
     return max(0.1, min(1.0, deadlines.answer_s / 10))
+
+
+def limit_s(deadlines: Deadlines, phase: Phase) -> float | None:
+    """How long a watchdog lets a phase last: longer where main holds its own wait to the deadline, for it can say whom
+    it waited for. At a gate that is twice: for the connections and for the manifests, or for a rank 0 that comes last.
+    """
+    allowed_s = deadlines.of(phase)
+    if allowed_s is None or phase not in START_PHASES:
+        return allowed_s
+    return (2 if phase in GATES else 1) * allowed_s + deadlines.grace_s
 
 
 def up_bytes(cause: Cause) -> bytes:

@@ -54,16 +54,19 @@ class Recorder:
         """slots: notes that are kept. Raises InputOutputError; for a full disk too, where a later note would crash."""
         self._slots = slots
         size = HEAD_BYTES + (slots + 1) * SLOT_BYTES
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(descriptor, 0, size)
                 self._map = mmap.mmap(descriptor, size)
+                self._map[: HEADER.size] = HEADER.pack(MAGIC, SLOT_BYTES, slots, os.getpid())
+                partial.replace(path)  # a reader finds a whole recorder or none
             finally:
                 os.close(descriptor)
+                partial.unlink(missing_ok=True)
         except OSError as error:
             raise InputOutputError(f"no flight recorder: {error.strerror or error}", where=str(path)) from None
-        self._map[: HEADER.size] = HEADER.pack(MAGIC, SLOT_BYTES, slots, os.getpid())
         self._numbers = itertools.count(1)  # `next` is one step for every thread, so that no two share a slot
 
     def note(self, kind: str, *, call_id: int = -1, chunk: int = -1, op: int = -1, text: str = "") -> None:

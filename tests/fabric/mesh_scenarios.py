@@ -13,9 +13,10 @@ from tests.ranks import Here
 
 from genlock.errors import GenlockError
 from genlock.fabric.collectives import Mesh
-from genlock.fabric.groups import form, leave, shorten
+from genlock.fabric.groups import device_of, form, leave, shorten
 from genlock.generator.cache import KeyValueCache
-from genlock.generator.checkpoint import shard
+from genlock.generator.checkpoint import expected_shapes, shard
+from genlock.generator.fingerprint import fingerprint
 from genlock.generator.model import Block, Generator
 from genlock.generator.rope import RopeTable
 from genlock.generator.stream import Stream, announced_passes
@@ -39,7 +40,10 @@ def place(here: Here, *, supervised: bool = True, port: int = 0) -> Launch:
 
 
 def door(here: Here, *, timeout_s: float = 20.0, **options: Any) -> Mesh:
-    return Mesh(form(place(here), device=CPU, timeout_s=timeout_s), device=CPU, **options)
+    """On the kind of device that the call gave, CPU if none."""
+    kind = here.given.get("device", "cpu")
+    device = device_of(place(here), kind, devices=torch.cuda.device_count() if kind == "cuda" else 0)
+    return Mesh(form(place(here), device=device, timeout_s=timeout_s), device=device, **options)
 
 
 def sharded(mesh: Mesh) -> Generator:
@@ -47,7 +51,7 @@ def sharded(mesh: Mesh) -> Generator:
     whole = randomised(Generator(TOY), seed=1).state_dict()
     part = Generator(TOY, mesh)
     part.load_state_dict({name: shard(name, tensor, mesh.rank, mesh.size) for name, tensor in whole.items()})
-    return part.eval()
+    return part.to(mesh.device).eval()
 
 
 def stream_of(generator: Generator) -> Stream:
@@ -69,7 +73,7 @@ def two_chunks(here: Here) -> dict[str, Any]:
         made.append(stream.run(chunk).tolist())
         mesh.end_chunk()
         ledgers.append([hex(mesh.ledger), mesh.collectives])
-    return {"latents": made, "ledgers": ledgers}
+    return {"latents": made, "ledgers": ledgers, "backend": mesh.group.backend}
 
 
 def payloads(here: Here) -> dict[str, Any]:
@@ -77,14 +81,19 @@ def payloads(here: Here) -> dict[str, Any]:
     mesh = door(here, on_progress=ticks.append)
     sent = torch.arange(here.given["numel"]).to(torch.uint8)
     received = mesh.broadcast_payload(sent if here.rank == 0 else None, len(sent))
-    return {"equal": bool(torch.equal(sent, received)), "same": received is sent, "ticks": ticks}
+    return {
+        "equal": bool(torch.equal(sent, received)),
+        "same": received is sent,
+        "on": received.device.type,
+        "ticks": ticks,
+    }
 
 
 def sums(here: Here) -> dict[str, Any]:
     mesh = door(here, dtype=torch.bfloat16)
     with mesh.opened("test"):
-        partial = torch.full((2, 3), 1.5 + here.rank, dtype=torch.bfloat16)
-        squares = torch.full((4,), 0.1)
+        partial = torch.full((2, 3), 1.5 + here.rank, dtype=torch.bfloat16, device=mesh.device)
+        squares = torch.full((4,), 0.1, device=mesh.device)
         in_place = mesh.sum_partial(partial, "a") is partial and mesh.sum_squares(squares, "b") is squares
     return {"partial": partial.tolist(), "squares": squares.tolist(), "in_place": in_place, "count": mesh.collectives}
 
@@ -109,15 +118,18 @@ def compiled_block(here: Here) -> dict[str, Any]:
     block = sharded(mesh).blocks[1]
     tokens, frames = 6, 3
     draw = torch.Generator().manual_seed(4)
-    x = torch.randn(1, frames, tokens, TOY.dim, generator=draw)
-    time = torch.randn(1, 1, 6, TOY.dim, generator=draw)
+    x = torch.randn(1, frames, tokens, TOY.dim, generator=draw).to(mesh.device)
+    time = torch.randn(1, 1, 6, TOY.dim, generator=draw).to(mesh.device)
     heads = TOY.num_heads // here.size
-    cross = tuple(torch.randn(1, TOY.text_len, heads, TOY.head_dim, generator=draw) for _ in range(2))
+    text = (1, TOY.text_len, heads, TOY.head_dim)
+    cross = tuple(torch.randn(text, generator=draw).to(mesh.device) for _ in range(2))
     span = Span(frames=frames, rope_start=0, write_start=0, visible=frames)
-    rotation = RopeTable(TOY).rotation(0, frames, 2, 3, CPU)
+    rotation = RopeTable(TOY).rotation(0, frames, 2, 3, mesh.device)
 
     def run(forward: Any) -> torch.Tensor:
-        store = KeyValueCache(layers=2, frames=frames, tokens=tokens, heads=heads, head_dim=TOY.head_dim)
+        store = KeyValueCache(
+            layers=2, frames=frames, tokens=tokens, heads=heads, head_dim=TOY.head_dim, device=mesh.device
+        )
         out: torch.Tensor = forward(x, time, cross, store, span, rotation, None, None)
         return out
 
@@ -144,8 +156,8 @@ def peer_ends(here: Here) -> dict[str, Any]:
     """Rank 1 is killed or stopped; what rank 0's sum and payload then say."""
     mesh = door(here)
     with mesh.opened("test"):
-        mesh.sum_partial(torch.ones(4), "first")
-    shorten(mesh.group, 1.5)
+        mesh.sum_partial(torch.ones(4, device=mesh.device), "first").cpu()
+    shorten(mesh.group, here.given.get("timeout_s", 1.5))
     if here.rank:
         if here.given["how"] == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -154,7 +166,8 @@ def peer_ends(here: Here) -> dict[str, Any]:
         return told(lambda: mesh.broadcast_payload(torch.zeros(4_000_000, dtype=torch.uint8), 4_000_000))
     mesh.begin_chunk(["denoise"])
     mesh.begin_call("denoise")
-    return told(lambda: mesh.sum_partial(torch.ones(4), "blocks.0.ffn.2"))
+    summed = torch.ones(4, device=mesh.device)
+    return told(lambda: mesh.sum_partial(summed, "blocks.0.ffn.2").cpu())
 
 
 def another_count(here: Here) -> dict[str, Any]:
@@ -197,3 +210,25 @@ def left(here: Here) -> bool:
     group = form(place(here), device=CPU, timeout_s=10.0)
     Mesh(group, device=CPU).broadcast_payload(torch.zeros(1, dtype=torch.uint8) if here.rank == 0 else None, 1)
     return leave(group, within_s=5.0)
+
+
+def device_digests(here: Here) -> dict[str, Any]:
+    """The same weights fingerprinted on the host and on a device; a watched stream there, and a changed frame."""
+    whole = randomised(Generator(TOY), seed=1)
+    shapes = expected_shapes(TOY)
+    numbers = [
+        fingerprint({name: tensor.to(device) for name, tensor in whole.state_dict().items()}, shapes, rank=0, size=1)
+        for device in ("cpu", "cuda")
+    ]
+    stream = Stream(whole.cuda(), recompute_policy(), latent_height=ROWS, latent_width=COLUMNS, watch_slots=True)
+    first, second = chunks()
+    stream.run(first, slots_due=True)
+    quiet = stream.changed_slot()
+    stream.cache.values[1][0, 13, 1, 2] += 0.5  # six tokens a frame
+    stream.run(second)
+    found = stream.changed_slot()
+    return {
+        "equal": numbers[0] == numbers[1],
+        "quiet": quiet is None,
+        "found": None if found is None else [found.layer, found.frame],
+    }

@@ -349,7 +349,7 @@ def test_memory_that_runs_out_in_a_collective_is_that() -> None:
 @pytest.mark.slow
 def test_a_payload_comes_whole_to_every_rank(ranks: Ranks) -> None:
     said = [outcome.said for outcome in ranks(HERE + "payloads", size=3, numel=300_001)]
-    assert said == [{"equal": True, "same": rank == 0, "ticks": ["payload"]} for rank in range(3)]
+    assert said == [{"equal": True, "same": rank == 0, "on": "cpu", "ticks": ["payload"]} for rank in range(3)]
 
 
 @pytest.mark.slow

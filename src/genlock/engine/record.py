@@ -17,6 +17,7 @@ from torch import Tensor
 from genlock.engine.recording import FORMAT, INDEX
 from genlock.engine.rounds import Made
 from genlock.errors import InputOutputError, UsageError
+from genlock.generator.checkpoint import load_generator
 from genlock.generator.config import GeneratorConfig, frame_tokens
 from genlock.generator.whole_file import whole_file
 from genlock.generator.window import CachePolicy, Policy
@@ -32,8 +33,9 @@ SNAP = 0  # transition steps of a change at once; 1 is upstream's, which never a
 def record(session: Session, folder: Path, *, seconds: float, case: str = "session") -> int:
     """Run a session for `seconds` of video and write it to a new folder; returns the number of chunks.
 
-    Raises InputOutputError if the folder holds something already or cannot be written, UsageError for a session in
-    another precision than float32 (a replay computes in float32) or with a video input.
+    Over a mesh there are no keys and values in it. Raises InputOutputError if the folder holds something already or
+    cannot be written, UsageError for a session in another precision than float32 (a replay computes in float32) or with
+    a video input.
     """
     stream = session.engine.stream
     if stream.generator.dtype is not torch.float32:
@@ -55,8 +57,7 @@ def record(session: Session, folder: Path, *, seconds: float, case: str = "sessi
     tensors |= _embeddings(session, events)
     vae = session.engine.vae
     config = stream.generator.config
-    weights = {name: value.contiguous() for name, value in stream.generator.state_dict().items()}
-    _write(folder / GENERATOR_FILE, weights)
+    _write(folder / GENERATOR_FILE, load_generator(session.job.weights, config))  # whole, also where ranks share it
     index: dict[str, Any] = {
         "format": FORMAT,
         "torch": torch.__version__,
@@ -121,7 +122,8 @@ def _tensors(chunk: str, made: Made, session: Session) -> dict[str, Tensor]:
         found[f"{chunk}.{'recache_frames' if envelope.recache else 'context'}"] = envelope.context[None]
     if made.pixels is not None:
         found[f"{chunk}.pixels"] = made.pixels[None]
-    for layer in {0, stream.generator.config.num_layers - 1}:
+    whole = stream.generator.parallel.size == 1  # of a mesh, rank 0 has only its own heads
+    for layer in {0, stream.generator.config.num_layers - 1} if whole else ():
         keys, values = stream.cache.held(layer, stream.held.end)
         found |= {f"{chunk}.kv.layer{layer}.k": keys, f"{chunk}.kv.layer{layer}.v": values}
     return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}

@@ -76,10 +76,11 @@ class Session:
         text: TextEncoder,
         *,
         used: Preset,
+        job: Job,
         words: Sequence[str],
         video: Iterator[Tensor] | None,
     ) -> None:
-        self.engine, self._text, self._video = engine, text, video
+        self.engine, self.job, self._text, self._video = engine, job, text, video
         settings = engine.planner.settings
         self.fps, self.height, self.width = float(used.fps), settings.height, settings.width
         self.words = tuple(words)
@@ -220,7 +221,7 @@ def open(
             clock=time.perf_counter,
         )
         video = None if input_video is None else input_frames(Path(input_video), job, float(folder.preset.fps))
-        return Session(engine, text, used=folder.preset, words=folder.words, video=video)
+        return Session(engine, text, used=folder.preset, job=job, words=folder.words, video=video)
     except BaseException as error:
         generation.close(lifecycle, error)
         raise

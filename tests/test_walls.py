@@ -145,7 +145,13 @@ def test_a_pickle_is_only_ever_read_as_plain_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import genlock", "import genlock.settings, genlock.errors", "import genlock.cli.main"]
+    "statement",
+    [
+        "import genlock",
+        "import genlock.settings, genlock.errors",
+        "import genlock.cli.main",
+        "import genlock.stage0.timeline_file, genlock.engine.supervisor",  # what starts a mesh
+    ],
 )
 def test_the_first_import_is_light(statement: str) -> None:
     code = f"import sys; {statement}; print(sorted({{'torch', 'transformers', 'av', 'rich'}} & set(sys.modules)))"

@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+# The tensor library is loaded by the functions that compute: a command line is read, and a mesh started, without it.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NORM_FLOOR = 1e-8  # added to norms and sines before they divide
 SAME_DIRECTION_RAD = 1e-4  # below this largest angle over all tokens a slerp is a lerp
@@ -42,6 +44,8 @@ def blend_prompts(embeddings: Sequence[Tensor], weights: Sequence[float], method
     Linear: the weighted sum, brought to the weighted mean of the norms (Frobenius, over all rows). Slerp: token by
     token, for exactly two prompts; any other number is mixed linearly. A single prompt is its own blend, untouched.
     """
+    import torch  # noqa: PLC0415 - see above
+
     if len(embeddings) == 1:
         return embeddings[0]
     shares = normalized(weights)
@@ -65,6 +69,8 @@ def slerp(source: Tensor, target: Tensor, t: float) -> Tensor:
 
     Padding rows are zero in both and stay zero. If no token turns by more than `SAME_DIRECTION_RAD`: `lerp`.
     """
+    import torch  # noqa: PLC0415 - see above
+
     length = (torch.linalg.vector_norm(source, dim=-1) + NORM_FLOOR) * (
         torch.linalg.vector_norm(target, dim=-1) + NORM_FLOOR
     )
@@ -91,4 +97,6 @@ def between(source: Tensor, target: Tensor, t: float, method: Method) -> Tensor:
 
 def is_same(source: Tensor, target: Tensor) -> bool:
     """Whether a transition from one to the other has nothing to do."""
+    import torch  # noqa: PLC0415 - see above
+
     return float(torch.linalg.vector_norm(target - source)) < SAME_EMBEDDING

@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from genlock.errors import PromptRefused, TimelineRefused
 from genlock.stage0.blend import Method, between, blend_prompts, is_same
 from genlock.stage0.grid import Boundary, ChunkGrid, Placement
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_SEED = 2**53  # exact in every JSON reader; leaves room for the chunk's own offset
 WHOLE_CHUNK = 1e-9  # chunks; a duration that is a whole number of chunks, written as a float, is that number

@@ -10,11 +10,11 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-import genlock
 from genlock.engine.reference import SUFFIX
 from genlock.errors import CheckpointMissing, MeshRefused
 from genlock.generator.config import GeneratorConfig, latent_size
@@ -114,7 +114,7 @@ def manifest(settings: Settings, jobs: Sequence[Job], *, size: int) -> Mapping[s
     if size < 1:
         raise MeshRefused(f"a mesh of {size} ranks")
     values: dict[str, ManifestValue] = {
-        "genlock": genlock.__version__,
+        "genlock": version("genlock"),
         "wire": WIRE_VERSION,
         "torch": torch.__version__,
         "python": platform.python_version(),

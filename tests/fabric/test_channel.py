@@ -41,7 +41,7 @@ from genlock.errors import (
     PeerRefused,
     RankSilent,
 )
-from genlock.fabric.channel import Chunk, Follower, Leader, Stop, last_word
+from genlock.fabric.channel import Chunk, Follower, Leader, Stop, cause, last_word
 from genlock.fabric.connection import SocketConnection, pair
 from genlock.settings import Deadlines, Phase
 from genlock.wire.answer import Answer, Kind, pack_answer, unpack_answer
@@ -98,8 +98,7 @@ class Worker:
         while not isinstance(chunk := self.follower.next(), Stop):
             self.chunks.append(chunk)
             if self.fails is not None:
-                self.follower.fail(self.fails)
-                raise self.fails
+                raise self.follower.fail(self.fails)
             self.follower.report(replace(verdict_of(chunk.header.call_id, self.follower.state), **self.alters))
         return chunk
 
@@ -367,17 +366,45 @@ class Runs(RuleBasedStateMachine):
         end = self.ends(lambda: self.mesh.chunk(cut=True), MeshDisagrees, rank=rank, name=column)
         assert {str(outcome) for outcome in self.outcomes.values()} == {str(end)}
 
+    def dies(self, rank: int) -> None:
+        """Rank 0 names the victim, and so does everybody who is left."""
+        end = self.ends(lambda: self.mesh.chunk(cut=True), LinkBroken, rank=rank, name="")
+        assert isinstance(self.outcomes.pop(rank), Moment | Died)
+        assert {str(outcome) for outcome in self.outcomes.values()} <= {str(end)}
+
     @ending
-    @rule(data=st.data(), phase=st.sampled_from((Phase.ACCEPT, Phase.PAYLOAD, Phase.VERDICT)))
-    def one_dies(self, data: st.DataObject, phase: Phase) -> None:
+    @rule(data=st.data())
+    def one_dies_before_it_answers(self, data: st.DataObject) -> None:
         rank = data.draw(st.integers(1, self.size - 1))
-        if phase is Phase.PAYLOAD:  # inside the broadcast: its peers' backend says so
-            self.mesh.backend.dies_inside = {rank}
-            self.ends(lambda: self.mesh.chunk(cut=True), RankSilent, rank=None, name="")
-        else:
-            self.mesh.workers[rank].dies_at = phase
-            self.ends(lambda: self.mesh.chunk(cut=True), LinkBroken, rank=rank, name="")
-        assert isinstance(self.outcomes[rank], Moment | Died)
+        self.mesh.workers[rank].dies_at = Phase.ACCEPT
+        self.dies(rank)
+
+    @ending
+    @rule(data=st.data())
+    def one_dies_inside_the_broadcast(self, data: st.DataObject) -> None:
+        """The backend tells its peers that it failed, and not because of whom."""
+        rank = data.draw(st.integers(1, self.size - 1))
+        self.mesh.backend.dies_inside = {rank}
+        self.dies(rank)
+
+    @ending
+    @rule(data=st.data())
+    def one_dies_before_its_verdict(self, data: st.DataObject) -> None:
+        rank = data.draw(st.integers(1, self.size - 1))
+        self.mesh.workers[rank].dies_at = Phase.VERDICT
+        self.dies(rank)
+
+    @ending
+    @rule(data=st.data())
+    def one_fails_and_the_others_only_see_that_it_is_gone(self, data: st.DataObject) -> None:
+        """The echo of a failure in the collectives is not taken for its cause, whoever is heard first."""
+        rank = data.draw(st.integers(1, self.size - 1))
+        for number, worker in self.mesh.workers.items():
+            own = CallCount("one too many") if number == rank else LinkBroken("another rank left the collective")
+            worker.fails = own
+        end = self.ends(lambda: self.mesh.chunk(cut=True), CallCount, rank=rank, name="")
+        assert {type(outcome) for outcome in self.outcomes.values()} == {CallCount}
+        assert {str(outcome) for number, outcome in self.outcomes.items() if number != rank} <= {str(end)}
 
     @ending
     @rule()
@@ -439,8 +466,9 @@ def test_all_silent_workers_are_named(mesh: Any) -> None:
     run = mesh(4, HASTY)
     for rank in (1, 3):
         run.workers[rank].mute_at = Phase.ACCEPT
-    with pytest.raises(LinkTimeout, match=r"ranks 1, 3 sent no frame within 0\.8 s"):
+    with pytest.raises(LinkTimeout, match=r"ranks 1, 3 sent no frame within 0\.8 s") as end:
         run.chunk()
+    assert end.value.rank is None  # one of them may be waiting for the other
 
 
 def test_a_noop_that_is_not_answered_is_a_silence() -> None:
@@ -544,6 +572,59 @@ def test_last_words_to_somebody_who_is_gone_are_no_error() -> None:
     leader.close()
     follower.fail(CallCount("one too many"))
     last_word(follower._leader, CallCount("one too many"))
+
+
+# -- causes ------------------------------------------------------------------------------------------------------
+
+GONE = LinkBroken("another rank left the collective")
+ODD = CallCount("one too many")
+
+
+@pytest.mark.parametrize(
+    ("words", "gone", "otherwise", "rank", "kind"),
+    [
+        ({}, (), GONE, None, LinkBroken),  # nothing is known
+        ({1: GONE, 2: GONE}, (), GONE, None, LinkBroken),  # echoes alone name nobody, and not those who report them
+        ({1: GONE}, (2,), GONE, 2, LinkBroken),  # who is left alone says so, who was killed does not
+        ({1: GONE}, (1, 2), GONE, 2, LinkBroken),
+        ({}, (3, 2), GONE, 2, LinkBroken),
+        ({}, (2, 3), LinkBroken("it closed", rank=3), 3, LinkBroken),  # what was seen first
+        ({2: ODD}, (1,), GONE, 2, CallCount),  # a rank that found something wrong beats one that only left
+        ({1: GONE, 3: ODD, 2: ODD}, (), GONE, 2, CallCount),
+        ({1: RankSilent("no progress", rank=3)}, (), RankSilent("late"), 3, RankSilent),
+        ({1: RankSilent("no progress", rank=3)}, (), LinkTimeout("late", rank=2), 2, LinkTimeout),
+    ],
+)
+def test_the_cause_is_told_from_its_echoes(
+    words: dict[int, GenlockError], gone: tuple[int, ...], otherwise: GenlockError, rank: int | None, kind: type
+) -> None:
+    end = cause({n: fault_of(word, rank=-1) for n, word in words.items()}, gone, otherwise=otherwise)
+    assert (end.rank, type(end)) == (rank, kind)
+
+
+def test_what_fails_outside_the_channel_ends_with_its_cause_on_every_rank(mesh: Any) -> None:
+    """As when rank 0's own part of the work fails because a worker left it."""
+    run = mesh(3)
+    run.workers[2].fails = ODD
+    prepared, _ = prepare(make(run.sender), run.sender)
+    run.leader.infer(prepared)
+    end = run.leader.tell(GONE)
+    assert str(end).startswith("GL-CALL-01: rank 2, call 1, chunk 0: one too many")
+    assert str(run.join()[1]) == str(end)
+
+
+def test_what_is_rank_0_s_own_finding_is_told_at_once(mesh: Any) -> None:
+    run = mesh(2)
+    assert run.leader.tell(ODD) is ODD
+    assert str(run.join()[1]) == "GL-CALL-01: rank 0: one too many; report this with the output of `genlock doctor`"
+
+
+def test_garbage_as_a_last_word_is_no_obstacle() -> None:
+    ours, theirs = map(kept, pair(1))
+    theirs.send(pack_answer(Answer(kind=Kind.FAULT, call_id=1, fault=fault_of(ODD, rank=1)))[:-1], within_s=LONG_S)
+    theirs.close()
+    end = Leader({1: ours}, SilentBackend(2).of(0), PATIENT).tell(GONE)
+    assert (type(end), end.rank) == (LinkBroken, 1)
 
 
 # -- rank 0 by itself --------------------------------------------------------------------------------------------

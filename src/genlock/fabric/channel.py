@@ -12,24 +12,31 @@ be left again. Everything but the broadcast goes over the control connections, w
 of a peer at once. Rank 0's deadline is the shorter one, so that the rank that can name the culprit speaks first.
 
 Between chunks a worker waits for a frame without a deadline; whether rank 0 still lives is not this file's business.
-Nothing here is repaired or repeated: what goes wrong is raised, and ends the run.
+Nothing here is repaired or repeated: what goes wrong is raised, and ends the run. What is raised is the cause where one
+can be known: a collective that failed names no rank, but the workers' last words and closed connections do.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 from genlock.errors import (
+    DigestMismatch,
+    EnvelopeRefused,
+    FrameRefused,
     GenlockError,
     LinkBroken,
     LinkTimeout,
     OutOfStep,
     PeerRefused,
+    RankDied,
+    RankSilent,
 )
 from genlock.fabric.connection import FRAME_MOST, Connection, gather, send_all, tell_all
 from genlock.settings import Deadlines, Phase
@@ -43,10 +50,13 @@ from genlock.wire.prepare import FAULT, Announced, Prepared, Received, check_pay
 from genlock.wire.result import Fault, fault_of
 from genlock.wire.verdict import Verdict, compare, unpack
 
+CONSEQUENCES = (RankDied, RankSilent)  # errors that may be another error's echo
+
 T = TypeVar("T")
 Failure = TypeVar("Failure", bound=GenlockError)
 
 assert FRAME_BYTES_MAX <= FRAME_MOST
+CAUSE_S = 0.3  # that rank 0 listens for last words, once something has failed that names nobody
 LAST_WORD_S = 0.2  # for an ERROR or a fault to be handed to the system, at each peer, when all is lost anyway
 
 
@@ -85,7 +95,7 @@ class Stop:
 class Leader:
     """Rank 0's half. Owns the workers' connections, by rank; there may be none.
 
-    Whatever `infer`, `noop` and `verdict` raise has been told, as an ERROR, to every worker that can still hear it.
+    Whatever `infer`, `noop` and `verdict` raise has been through `tell`.
     """
 
     def __init__(
@@ -101,13 +111,14 @@ class Leader:
         self._last = Stamp(  # of the frame that was sent last
             action=Action.NOOP, plan=Plan.V1_GENERATOR_ONLY, call_id=0, chunk_index=-1, cache_epoch=0
         )
+        self._last_words: dict[int, Fault] = {}
 
     def infer(self, prepared: Prepared[Envelope]) -> None:
         """Announces a chunk, and hands it out once every worker has accepted it.
 
         Raises PeerRefused if a worker refuses, with its rank and field, its own code in the text; LinkBroken or
         LinkTimeout naming a worker that is gone or silent; OutOfStep for an answer to something else. Nobody is in the
-        broadcast then. What the broadcast itself can raise is the payloads' affair.
+        broadcast then. And what the broadcast can raise.
         """
         header = prepared.header
         self._enter(Phase.ACCEPT, header)
@@ -115,8 +126,8 @@ class Leader:
             self._ask(prepared.frame, Kind.ACCEPT)
             go = pack_answer(Answer(kind=Kind.GO, call_id=header.call_id))
             send_all(self._workers, go, within_s=self._answer_s)
-        self._enter(Phase.PAYLOAD, header)
-        self._payloads.broadcast_payload(prepared.payload, header.payload_bytes)
+            self._enter(Phase.PAYLOAD, header)
+            self._payloads.broadcast_payload(prepared.payload, header.payload_bytes)
 
     def noop(self, frame: bytes) -> None:
         """Sends a NOOP and waits for every worker's answer. Errors as of `infer`."""
@@ -152,10 +163,15 @@ class Leader:
         """Ends the run on every worker that can still hear it. Raises nothing."""
         tell_all(self._workers, frame, within_s=LAST_WORD_S)
 
-    def tell(self, error: GenlockError) -> None:
-        """`error`, with the frame made from what rank 0 is about to raise: for what went wrong outside of this class.
-        Raises nothing."""
+    def tell(self, error: GenlockError) -> GenlockError:
+        """What rank 0 ends with because of `error`, also of one from outside of this class: told to every worker that
+        can still hear it, and returned to be raised. It is another one where `error` only says that ranks are gone or
+        silent, and a worker has said or shown why; that is listened for, for CAUSE_S. Raises nothing.
+        """
+        if isinstance(error, CONSEQUENCES):
+            error = _about(cause(self._last_words, self._listen(), otherwise=error), self._last)
         self.error(_error_frame(self._last, fault_of(error, rank=0)))
+        return error
 
     def close(self) -> None:
         for connection in self._workers.values():
@@ -170,8 +186,10 @@ class Leader:
         try:
             yield
         except GenlockError as error:
-            self.tell(error)
-            raise
+            told = self.tell(error)
+            if told is error:
+                raise
+            raise told from error
 
     def _ask(self, frame: bytes, wanted: Kind) -> None:
         """Sends a frame to all, and takes one answer of the wanted kind from each."""
@@ -183,17 +201,40 @@ class Leader:
                 raise _about(OutOfStep(what, field="answer", rank=rank), self._last)
 
     def _collect(self, as_error: Callable[[int, Fault], GenlockError]) -> dict[int, bytes]:
-        """What each worker says next. A fault ends the wait and goes before whoever is gone or silent: it is the cause,
-        and the others may be waiting in a collective for a rank that is about to exit."""
+        """What each worker says next. A last word ends the wait, for the others may be waiting in a collective for a
+        rank that is about to exit; it goes before whoever is gone or silent."""
         said, missing = gather(self._workers, within_s=self._answer_s, ends=is_fault)
+        self._note_last_words(said)
+        if self._last_words:
+            rank = min(self._last_words, key=lambda rank: (_is_consequence(self._last_words[rank]), rank))
+            raise _about(as_error(rank, self._last_words[rank]), self._last)
+        if missing is not None:
+            raise _about(missing, self._last)
+        return said
+
+    def _listen(self) -> set[int]:
+        """Takes in last words until one is a cause, all have ended, or CAUSE_S is over. Returns the ranks that are
+        gone."""
+        until, gone = time.monotonic() + CAUSE_S, set[int]()
+        while all(map(_is_consequence, self._last_words.values())):
+            left = {rank: self._workers[rank] for rank in self._workers.keys() - gone - self._last_words.keys()}
+            said, missing = gather(left, within_s=max(until - time.monotonic(), 0.0), ends=is_fault)
+            with contextlib.suppress(
+                FrameRefused, DigestMismatch, EnvelopeRefused
+            ):  # it was a last word, if no clear one
+                self._note_last_words(said)
+            if isinstance(missing, LinkBroken) and missing.rank is not None:
+                gone.add(missing.rank)
+            elif missing is not None or not left:
+                break
+        return gone
+
+    def _note_last_words(self, said: Mapping[int, bytes]) -> None:
         for rank in sorted(said):
             if is_fault(said[rank]):
                 fault = _of_rank(rank, unpack_answer, said[rank]).fault
                 assert fault is not None  # `Answer` sees to it
-                raise _about(as_error(rank, fault), self._last)
-        if missing is not None:
-            raise _about(missing, self._last)
-        return said
+                self._last_words[rank] = fault
 
 
 class Follower:
@@ -245,9 +286,19 @@ class Follower:
         self._on_phase(Phase.VERDICT, call_id=verdict.call_id, chunk=chunk)
         self._leader.send(verdict.pack(), within_s=self._say_s)
 
-    def fail(self, error: GenlockError) -> None:
-        """Tells rank 0 why this rank can give no verdict, or no further answer. Raises nothing."""
+    def fail(self, error: GenlockError) -> GenlockError:
+        """What this rank ends with because of `error`: told to rank 0 in place of the verdict or of another answer, and
+        returned to be raised. It is rank 0's own word where `error` only says that ranks are gone or silent and rank 0
+        soon says which. Raises nothing.
+        """
         last_word(self._leader, error, call_id=self.state.call_id)
+        if not isinstance(error, CONSEQUENCES):
+            return error
+        with contextlib.suppress(GenlockError):
+            received = receive(self._leader.receive(within_s=2 * CAUSE_S), self.state)
+            if received.header.action is Action.ERROR:
+                return _end(received)
+        return error
 
     def _read(self, frame: bytes) -> Received:
         header, _ = open_frame(frame)
@@ -267,8 +318,8 @@ class Follower:
             raise ended
         self.state, self._last = received.state, header
         self._on_phase(Phase.PAYLOAD, call_id=header.call_id, chunk=header.chunk_index)
-        payload = self._payloads.broadcast_payload(None, header.payload_bytes)
         with self._told_to_leader():
+            payload = self._payloads.broadcast_payload(None, header.payload_bytes)
             envelope = check_payload(announced, payload)
         return Chunk(header=header, envelope=envelope, payload=payload)
 
@@ -296,8 +347,25 @@ class Follower:
         try:
             yield
         except GenlockError as error:
-            self.fail(error)
-            raise
+            ended = self.fail(error)
+            if ended is error:
+                raise
+            raise ended from error
+
+
+def cause(last_words: Mapping[int, Fault], gone: Collection[int], *, otherwise: GenlockError) -> GenlockError:
+    """Why a run ended, from what the workers said at last and who is gone: what somebody found wrong; else who left
+    without a word, for those who were left alone had one; else whom a worker names; else `otherwise`."""
+    for rank in sorted(last_words):
+        if not _is_consequence(last_words[rank]):
+            return _failed(rank, last_words[rank])
+    wordless = sorted(set(gone) - last_words.keys())
+    if otherwise.rank in wordless:
+        return otherwise
+    if wordless:
+        return LinkBroken("it closed its connection without a word", rank=wordless[0])
+    named = [rank for rank in sorted(last_words) if last_words[rank].rank >= 0]
+    return _failed(named[0], last_words[named[0]]) if named and otherwise.rank is None else otherwise
 
 
 def last_word(leader: Connection, error: GenlockError, *, call_id: int = 0) -> None:
@@ -312,8 +380,13 @@ def _refused(rank: int, fault: Fault) -> PeerRefused:
 
 
 def _failed(rank: int, fault: Fault) -> GenlockError:
-    """The worker's own error. It may name another rank: one that it waited for."""
-    return error_of(fault if fault.rank >= 0 else replace(fault, rank=rank))
+    """The worker's own error. It may name another rank, or none: one that it waited for."""
+    named = fault.rank >= 0 or _is_consequence(fault)
+    return error_of(fault if named else replace(fault, rank=rank))
+
+
+def _is_consequence(fault: Fault) -> bool:
+    return issubclass(error_class(fault.code), CONSEQUENCES)
 
 
 def _about(error: Failure, stamp: Stamp) -> Failure:

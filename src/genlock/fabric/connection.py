@@ -169,9 +169,9 @@ def gather(
 ) -> tuple[dict[int, bytes], LinkBroken | LinkTimeout | None]:
     """One frame from each rank, in the order in which they come, and what was wrong if one is missing.
 
-    A broken connection ends the wait at once, silence at the deadline, naming all silent ranks and, as `rank`, the
-    lowest. Frames that came by then are there all the same. A frame for which `ends` is true ends the wait too, with
-    nothing wrong.
+    A broken connection ends the wait at once, silence at the deadline; of several silent ranks all are in the text and
+    none is `rank`, for they may be waiting for one of them. Frames that came by then are there all the same. A frame
+    for which `ends` is true ends the wait too, with nothing wrong.
     """
     until = time.monotonic() + within_s
     frames: dict[int, bytes] = {}
@@ -186,8 +186,10 @@ def gather(
         ready = poll.poll(max(min(left_s, SLICE_S), 0.0) * 1000)
         if not ready and left_s <= 0:
             silent = sorted(missing.values())
-            who = "it" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))}"
-            return frames, LinkTimeout(f"{who} sent no frame within {within_s:g} s", rank=silent[0])
+            if len(silent) == 1:
+                return frames, LinkTimeout(f"it sent no frame within {within_s:g} s", rank=silent[0])
+            who = f"ranks {', '.join(map(str, silent))}"
+            return frames, LinkTimeout(f"{who} sent no frame within {within_s:g} s")
         for fd, _ in ready:
             rank = missing.pop(fd)
             poll.unregister(fd)

@@ -195,6 +195,7 @@ def main() -> int:
     parser.add_argument("--golden", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default=DEVICE, help="cpu runs the two checks that need no GPU")
+    parser.add_argument("--only", action="append", choices=sorted(CHECKS), help="this check; default: all")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -208,6 +209,8 @@ def main() -> int:
         "checks": {},
     }
     for name, check in CHECKS.items():
+        if arguments.only and name not in arguments.only:
+            continue
         if not on_gpu and name in ("no_host_wait", "captured_step"):
             continue
         try:

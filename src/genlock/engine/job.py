@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -109,12 +109,20 @@ def check_mesh(jobs: Sequence[Job], size: int) -> None:
         job.config.check_mesh(size)
 
 
+def package_version() -> str:
+    """Of the installed package; a source folder on the path has none to compare."""
+    try:
+        return version("genlock")
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def manifest(settings: Settings, jobs: Sequence[Job], *, size: int) -> Mapping[str, ManifestValue]:
     """Gate 1's: versions, settings that all ranks share, threads, and every job."""
     if size < 1:
         raise MeshRefused(f"a mesh of {size} ranks")
     values: dict[str, ManifestValue] = {
-        "genlock": version("genlock"),
+        "genlock": package_version(),
         "wire": WIRE_VERSION,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -172,6 +172,13 @@ def test_what_a_rank_leaves_behind_goes_with_it(start: Callable[..., Job]) -> No
     assert not job.pids()
 
 
+def test_what_a_process_does_after_its_part_is_not_held_to_the_exit_deadline(start: Callable[..., Job]) -> None:
+    """The interpreter of a loaded machine takes seconds to end, and rank 0 may have a picture to write."""
+    job = start(ranks=2, lingers_s=D + 2.0)
+    assert job.ended() == 0, job.said
+    assert not job.pids()
+
+
 # -- refusals ------------------------------------------------------------------------------------------------------
 
 

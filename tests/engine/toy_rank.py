@@ -3,8 +3,8 @@
     python toy_rank.py '{"chunks": 5, "deadline": 2, "do": {"1": {"call:2": "hang"}}}'
 
 chunks: -1 goes on until a drain. do: rank -> "phase:chunk" -> what happens there: hang, spin (holding the interpreter
-for good), raise, memory, exit:CODE, tripwire:RANK, child (leaves a process behind). Everything else comes from the
-environment, as for a real rank.
+for good), raise, memory, exit:CODE, tripwire:RANK, child (leaves a process behind). lingers_s: how long each process
+goes on after its part is over. Everything else comes from the environment, as for a real rank.
 """
 
 from __future__ import annotations
@@ -144,6 +144,11 @@ class Toy:
         for peer in self.peers.values():
             self.watch.let_go(peer.fileno())
             peer.close()
+        if self.told.get("lingers_s"):
+            self.watch.close()
+            time.sleep(float(str(self.told["lingers_s"])))
+        if self.place.rank > 0:
+            self.watch.finish()
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ class _Rank:
         return code
 
     def hear(self, beacon: Beacon, now_s: float) -> None:
-        if beacon.counter != self.beacon.counter:
+        if (beacon.counter, beacon.watched) != (self.beacon.counter, self.beacon.watched):
             self.moved_s = now_s
         self.beacon, self.heard_s = beacon, now_s
 
@@ -353,7 +353,7 @@ class _Job:
             rank.late = now_s - first.ended_s > self.deadlines.exit_s + self.deadlines.grace_s
         if rank.stopped_s is not None:
             return rank.late or now_s - rank.stopped_s > self.deadlines.answer_s
-        allowed_s = limit_s(self.deadlines, rank.beacon.phase)
+        allowed_s = limit_s(self.deadlines, rank.beacon.phase) if rank.beacon.watched else self.deadlines.deliver_s
         rank.overdue = allowed_s is not None and now_s - rank.moved_s > allowed_s + self.deadlines.grace_s
         return rank.late or rank.overdue
 
@@ -361,7 +361,7 @@ class _Job:
         """A worker that ended well while rank 0 goes on, neither of them on the way out."""
         going_on = self.ranks[0].returncode is None and self.ranks[0].beacon.phase not in (Phase.DRAIN, Phase.EXIT)
         waited = rank.ended_s is not None and now_s - rank.ended_s > self.deadlines.records_s
-        return going_on and waited and rank.beacon.phase is not Phase.EXIT
+        return going_on and waited and rank.beacon.phase is not Phase.EXIT and rank.beacon.watched
 
     def _ask_to_drain(self, now_s: float) -> None:
         """Rank 0 finishes the chunk in flight; while the ranks are starting there is none, and the run just ends."""

@@ -23,13 +23,15 @@ GATES = (Phase.GATE_1, Phase.GATE_2A, Phase.GATE_2B)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beacon:
     """Where a rank's main thread is. op: collectives finished in this chunk. counter: grows with every sign of
-    progress that restarts the phase's clock."""
+    progress that restarts the phase's clock. watched: whether the watchdog still holds it to deadlines; it does not
+    once the rank's part in the run is over and its process goes on with what is its own."""
 
     phase: Phase
     call_id: int
     chunk: int
     op: int
     counter: int
+    watched: bool = True
 
     def to_bytes(self) -> bytes:
         return json.dumps({"beacon": {name: getattr(self, name) for name in self.__slots__}}).encode()

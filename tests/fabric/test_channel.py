@@ -619,6 +619,16 @@ def test_what_is_rank_0_s_own_finding_is_told_at_once(mesh: Any) -> None:
     assert str(run.join()[1]) == "GL-CALL-01: rank 0: one too many; report this with the output of `genlock doctor`"
 
 
+def test_nobody_is_named_to_the_workers_where_rank_0_can_name_nobody(mesh: Any) -> None:
+    run = mesh(2)
+    run.workers[1].alters = {"outputs": 5}
+    with pytest.raises(MeshDisagrees) as end:
+        run.chunk()
+    assert (end.value.rank, end.value.field) == (None, "outputs")
+    assert run.join()[1].rank is None
+    assert str(run.workers[1].outcome) == str(end.value)
+
+
 def test_garbage_as_a_last_word_is_no_obstacle() -> None:
     ours, theirs = map(kept, pair(1))
     theirs.send(pack_answer(Answer(kind=Kind.FAULT, call_id=1, fault=fault_of(ODD, rank=1)))[:-1], within_s=LONG_S)

@@ -33,6 +33,7 @@ from genlock.errors import (
     GenlockError,
     LinkBroken,
     LinkTimeout,
+    MeshDisagrees,
     OutOfStep,
     PeerRefused,
     RankDied,
@@ -50,6 +51,7 @@ from genlock.wire.prepare import FAULT, Announced, Prepared, Received, check_pay
 from genlock.wire.result import Fault, fault_of
 from genlock.wire.verdict import Verdict, compare, unpack
 
+_NOTHING = Stamp(action=Action.NOOP, plan=Plan.V1_GENERATOR_ONLY, call_id=0, chunk_index=-1, cache_epoch=0)
 CONSEQUENCES = (RankDied, RankSilent)  # errors that may be another error's echo
 
 T = TypeVar("T")
@@ -108,9 +110,7 @@ class Leader:
     ) -> None:
         self._workers, self._payloads, self._on_phase = workers, payloads, on_phase
         self._answer_s = deadlines.verdict_s
-        self._last = Stamp(  # of the frame that was sent last
-            action=Action.NOOP, plan=Plan.V1_GENERATOR_ONLY, call_id=0, chunk_index=-1, cache_epoch=0
-        )
+        self._last: Stamp = _NOTHING  # of the frame that was sent last
         self._last_words: dict[int, Fault] = {}
 
     def infer(self, prepared: Prepared[Envelope]) -> None:
@@ -170,7 +170,8 @@ class Leader:
         """
         if isinstance(error, CONSEQUENCES):
             error = _about(cause(self._last_words, self._listen(), otherwise=error), self._last)
-        self.error(_error_frame(self._last, fault_of(error, rank=0)))
+        unnamed = isinstance(error, (*CONSEQUENCES, MeshDisagrees))  # and not rank 0's own, then
+        self.error(_error_frame(self._last, fault_of(error, rank=-1 if unnamed else 0)))
         return error
 
     def close(self) -> None:
@@ -256,7 +257,7 @@ class Follower:
         self.state = state
         self._leader, self._payloads, self._check, self._on_phase = leader, payloads, check, on_phase
         self._say_s, self._go_s = deadlines.verdict_s, deadlines.group_s
-        self._last: Stamp | None = None  # of the chunk that was accepted last
+        self._last: Stamp = _NOTHING  # of the chunk that was accepted last
 
     def next(self) -> Chunk | Stop:
         """The next chunk, accepted by all ranks; Stop at SHUTDOWN. NOOPs are answered on the way.
@@ -282,8 +283,7 @@ class Follower:
 
     def report(self, verdict: Verdict) -> None:
         """What this rank did and holds after the last chunk. Raises LinkBroken, LinkTimeout."""
-        chunk = -1 if self._last is None else self._last.chunk_index
-        self._on_phase(Phase.VERDICT, call_id=verdict.call_id, chunk=chunk)
+        self._on_phase(Phase.VERDICT, call_id=verdict.call_id, chunk=self._last.chunk_index)
         self._leader.send(verdict.pack(), within_s=self._say_s)
 
     def fail(self, error: GenlockError) -> GenlockError:
@@ -294,11 +294,13 @@ class Follower:
         last_word(self._leader, error, call_id=self.state.call_id)
         if not isinstance(error, CONSEQUENCES):
             return error
-        with contextlib.suppress(GenlockError):
+        try:
             received = receive(self._leader.receive(within_s=2 * CAUSE_S), self.state)
-            if received.header.action is Action.ERROR:
-                return _end(received)
-        return error
+        except LinkBroken as gone:
+            return error if error.rank is not None else _about(gone, self._last)
+        except GenlockError:
+            return error
+        return _end(received) if received.header.action is Action.ERROR else error
 
     def _read(self, frame: bytes) -> Received:
         header, _ = open_frame(frame)

@@ -45,6 +45,15 @@ def test_frames_do_not_depend_on_what_is_rendered_with_them() -> None:
         assert torch.equal(clip, paint([script], 0, 30)[0])
 
 
+def test_frames_may_be_painted_in_any_order() -> None:
+    scripts = [still(17), changing(), still(12_345)]
+    track = follow(scripts, first_frame=0, frames=8, span=192.0)
+    order = drawing._alike(track)
+    assert sorted(order.tolist()) == list(range(24))
+    stage = drawing._stage(64, 96, "cpu")
+    assert torch.equal(stage.paint(track.part(order)), stage.paint(track)[torch.from_numpy(order)])
+
+
 @pytest.mark.parametrize("motion", FULL_WORLD.motions)
 def test_an_endless_stream_comes_round(motion: str) -> None:
     script = Script(

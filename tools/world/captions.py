@@ -76,9 +76,15 @@ _SAY_THE_OBVIOUS = 0.1
 """How often a factor is said although this world has only one value for it."""
 
 
-def caption(factors: Factors, rng: random.Random, *, spec: WorldSpec) -> str:
-    """One of many true ways to say a scene, in lower case; the subject is always named."""
-    said = {name: _is_said(name, factors, rng, spec) for name in _DROP}
+def caption(factors: Factors, rng: random.Random, *, spec: WorldSpec, everything: bool = False) -> str:
+    """One of many true ways to say a scene, in lower case; the subject is always named.
+
+    everything: say every factor that has more than one value in this world.
+    """
+    said = {
+        name: (everything and len(getattr(spec, f"{name}s")) > 1) or _is_said(name, factors, rng, spec)
+        for name in _DROP
+    }
     noun = rng.choice(_SUBJECTS[factors.subject])
     if said["colour"]:
         noun = f"{rng.choice(_COLOURS[factors.colour])} {noun}"

@@ -1,12 +1,12 @@
 """Sizes and budgets of the maker: what is trained, how long, on how much.
 
-One place for every number that a run depends on. Two presets: `first` is the one for a data-centre GPU, `smoke` runs
-every stage end to end on a CPU in seconds and makes nothing worth looking at.
+One place for every number that a run depends on. Presets: `first` and `full` are for a data-centre GPU, each for the
+world of its name; `smoke` runs every stage end to end on a CPU in seconds and makes nothing worth looking at.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genlock.generator.config import GeneratorConfig
 
@@ -75,7 +75,9 @@ class EvaluatorStage:
 class VaeStage:
     """pool_takes takes of pool_chunks chunks are rendered once, or as many as pool_seconds allow. image_share: of the
     time, single frames only. Batches count clips. warm_share: of the clips, those that go on after warm_frames frames
-    that are not trained on. tail_seconds: kept back for statistics and pictures.
+    that are not trained on. tail_seconds: kept back for statistics and pictures. show_seconds: how often the weights
+    so far are written for the next stage to begin on (0: at the end alone). planned_seconds, in every stage: of
+    training, all calls together, where this one will be followed by others.
     """
 
     pool_takes: int
@@ -90,6 +92,8 @@ class VaeStage:
     peak_lr: float
     kl: float
     tail_seconds: float
+    show_seconds: float = 0.0
+    planned_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,7 @@ class TeacherStage:
     eval_prompts: int
     eval_chunks: int
     tail_seconds: float
+    planned_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +141,7 @@ class StudentStage:
     eval_prompts: int
     eval_chunks: int
     tail_seconds: float
+    planned_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +219,30 @@ FIRST = Preset(
         eval_chunks=24,
         tail_seconds=40.0,
     ),
+)
+
+FULL = replace(
+    FIRST,
+    vae=replace(
+        FIRST.vae,
+        pool_takes=1500,
+        pool_seconds=40.0,
+        image_share=0.15,
+        clip_batch=16,
+        tail_seconds=20.0,
+        show_seconds=80.0,
+    ),
+    teacher=replace(
+        FIRST.teacher,
+        pool_takes=2400,
+        pool_seconds=60.0,
+        encode_batch=48,
+        step_share=0.7,
+        phrasings=8,
+        tail_seconds=12.0,
+        eval_chunks=6,
+    ),
+    student=replace(FIRST.student, contexts=256, ring=16384, peak_lr=5e-4, tail_seconds=20.0, eval_chunks=16),
 )
 
 SMOKE = Preset(
@@ -294,4 +324,4 @@ SMOKE = Preset(
     ),
 )
 
-PRESETS: dict[str, Preset] = {"first": FIRST, "smoke": SMOKE}
+PRESETS: dict[str, Preset] = {"first": FIRST, "full": FULL, "smoke": SMOKE}

@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from genlock.generator.config import TEMPORAL_STRIDE
-from genlock.media.vae import DecoderState, EncoderState, Vae, clamp_pixels
+from genlock.media.vae import Vae, clamp_pixels
 
+from .clips import ClipVae, Memory
 from .config import CHUNK, CONTEXT, ModelShape
 from .loop import Log, autocast
 from .render import render
 from .takes import Take, Words, changes, first_pixel, window_pixels
 
 PIECE = 32  # pixel frames coded at a time
+FILMED = 24  # takes rendered at a time
 
 
 def by_offset(takes: Sequence[Take], batch: int, seed: int) -> Iterator[list[Take]]:
@@ -33,7 +35,7 @@ def by_offset(takes: Sequence[Take], batch: int, seed: int) -> Iterator[list[Tak
         offsets.setdefault(take.offset, []).append(take)
     groups = [held[at : at + batch] for held in offsets.values() for at in range(0, len(held), batch)]
     random.Random(seed).shuffle(groups)
-    yield from groups
+    yield from sorted(groups, key=lambda group: len(group) < batch)  # whole ones first: another size is slow at first
 
 
 def film(takes: Sequence[Take], frames: int, shape: ModelShape, device: torch.device) -> Tensor:
@@ -54,7 +56,7 @@ def film_pool(
     """uint8 [M', T, 3, H, W]: as many of the takes as can be rendered in the time; at least one group."""
     pool = torch.empty(len(takes), frames, 3, shape.height, shape.width, dtype=torch.uint8, device=device)
     begun, filled = time.monotonic(), 0
-    for group in by_offset(takes, 8, seed=len(takes)):
+    for group in by_offset(takes, FILMED, seed=len(takes)):
         pool[filled : filled + len(group)] = film(group, frames, shape, device)
         filled += len(group)
         if device.type == "cuda":
@@ -74,22 +76,23 @@ def as_pixels(frames: Tensor) -> Tensor:
 @torch.no_grad()
 def round_trip(vae: Vae, frames: Tensor) -> tuple[Tensor, Iterator[Tensor]]:
     """Latents [M, t, C, h, w] of uint8 frames [M, T, 3, H, W], T = 1 + 4k, and, lazily, their decoding in pieces."""
-    encoder: EncoderState | None = None
-    parts = []
+    clips, memory, parts = ClipVae(vae), None, []
     with autocast(frames.device):
         for piece in pieces(frames, PIECE):
-            part, encoder = vae.encode(encoder, as_pixels(piece))
+            part, memory = clips.encode(as_pixels(piece), memory, keep=True)
             parts.append(part)
     latents = torch.cat(parts, dim=1)
     return latents, decoded(vae, latents)
 
 
 @torch.no_grad()
-def decoded(vae: Vae, latents: Tensor, state: DecoderState | None = None) -> Iterator[Tensor]:
+def decoded(vae: Vae, latents: Tensor) -> Iterator[Tensor]:
     """Clamped pixels [M, T, 3, H, W] of latents [M, t, C, h, w], piece by piece."""
-    for piece in pieces(latents, PIECE // TEMPORAL_STRIDE) if state is None else [latents]:
+    clips = ClipVae(vae)
+    memory: Memory | None = None
+    for piece in pieces(latents, PIECE // TEMPORAL_STRIDE):
         with torch.no_grad(), autocast(latents.device):
-            frames, state = vae.decode(state, piece)
+            frames, memory = clips.decode(piece, memory, keep=True)
         yield clamp_pixels(frames)
 
 
@@ -125,17 +128,13 @@ class LatentPool:
         self.takes: list[Take] = []
 
     def fill(self, takes: Sequence[Take], *, batch: int, seconds: float, log: Log) -> None:
-        """Films and encodes the takes, as many as fit the time (a first picture, and what it compiles, not counted)."""
-        picture = film(takes[:1], 1 + PIECE, self.shape, self.device).expand(2, -1, -1, -1, -1)
-        for piece in round_trip(self.vae, picture)[1]:
-            with torch.no_grad(), autocast(self.device):
-                self.vae.encode_image(piece[:, 0])
+        """Films and encodes the takes, as many as fit the time, one that starts the stream among them."""
         begun = time.monotonic()
         for group in by_offset(takes, batch, seed=len(takes)):
             self._add(group)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            if time.monotonic() - begun > seconds:
+            if time.monotonic() - begun > seconds and any(take.offset == 0 for take in self.takes):
                 break
         took = time.monotonic() - begun
         count = len(self.takes)
@@ -188,7 +187,7 @@ class LatentPool:
             if here:
                 images = piece[:, [n - start for n in here]].flatten(0, 1)
                 with torch.no_grad(), autocast(self.device):
-                    anchors = self.vae.encode_image(images).unflatten(0, (len(group), len(here)))
+                    anchors = ClipVae(self.vae).encode(images[:, None])[0][:, 0].unflatten(0, (len(group), len(here)))
                 self.anchors[at, [wanted[n] for n in here]] = anchors.half()
             start += piece.shape[1]
         self.takes += group

@@ -19,10 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import ranks
+
 WARM_STEPS = 200
 FLOOR = 0.01  # of the peak learning rate, at the end
 SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 3.0
+CHECK_EVERY = 25  # steps between two looks at whether the loss is finite
 EMA_DECAY = 0.999
 CLIP_NORM = 1.0
 
@@ -31,12 +34,14 @@ class Budget:
     """Seconds of a stage, from the first call of this process to the tail kept back for its results.
 
     before: seconds of training that earlier calls spent. progress() in [0, 1] counts training time alone.
+    planned: seconds of training that all calls together are to spend, where later ones will follow this one.
     """
 
-    def __init__(self, seconds: float, *, tail: float, before: float = 0.0) -> None:
+    def __init__(self, seconds: float, *, tail: float, before: float = 0.0, planned: float = 0.0) -> None:
         self.born = time.monotonic()
         self.deadline = self.born + max(seconds - tail, 0.0)
         self.before = before
+        self.planned = planned
         self.training_from: float | None = None
 
     def begin(self) -> None:
@@ -55,7 +60,7 @@ class Budget:
         if self.training_from is None:
             return 0.0
         total = self.before + max(self.deadline - self.training_from, 1e-6)
-        return min(self.trained / total, 1.0)
+        return min(self.trained / max(total, self.planned), 1.0)
 
     def over(self) -> bool:
         return time.monotonic() >= self.deadline
@@ -169,6 +174,7 @@ class Trainer:
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.99),
         ema_decay: float = EMA_DECAY,
+        planned: float = 0.0,
     ) -> None:
         self.modules = modules
         self.path = path
@@ -184,7 +190,9 @@ class Trainer:
         self.steps = 0
         self.rescues = 0
         before = self._load()
-        self.budget = Budget(seconds, tail=tail, before=before)
+        self.budget = Budget(seconds, tail=tail, before=before, planned=planned)
+        self.progress = 0.0
+        self.over = False
         self.first_step = self.steps
         self._saved = time.monotonic()
         self._logged = 0.0
@@ -196,34 +204,51 @@ class Trainer:
         return self.first_step > 0
 
     def begin(self) -> None:
+        """Starts the clock; however late it is, one step is made."""
         self.budget.begin()
+        self._agree()
+        self.over = False
         self._saved = self._logged_at = time.monotonic()
 
+    def _agree(self) -> None:
+        """Every rank goes by the first one's clock: how far the stage is, and whether it is over."""
+        self.progress = abs(told := ranks.agreed(-1.0 if self.budget.over() else self.budget.progress()))
+        self.over = told < 0
+
     def step(self, loss: Tensor, **extra: Any) -> None:
-        rate = learning_rate(self.peak_lr, self.budget.progress(), self.steps)
+        rate = learning_rate(self.peak_lr, self.progress, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        mean = loss.detach()
+        if ranks.size() > 1:
+            for parameter in self.params:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            mean = ranks.average([p.grad for p in self.params if p.grad is not None], mean.view(1))[0]
         nn.utils.clip_grad_norm_(self.params, CLIP_NORM)
         self.optimizer.step()
         self.ema.update()
         self.steps += 1
         now = time.monotonic()
-        if now - self._logged_at >= LOG_EVERY_S or self.steps == self.first_step + 1:
-            self._report(loss, rate, now, extra)
-        if now - self._saved >= SAVE_EVERY_S:
+        if self.steps % CHECK_EVERY == 0:
+            self._check(float(mean))
+        if ranks.leads() and (now - self._logged_at >= LOG_EVERY_S or self.steps == self.first_step + 1):
+            self._report(mean, rate, now, extra)
+        if ranks.leads() and now - self._saved >= SAVE_EVERY_S:
             self.save()
+        self._agree()
 
     def _report(self, loss: Tensor, rate: float, now: float, extra: dict[str, Any]) -> None:
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            self._rescue(value)
-            return
         pace = (self.steps - self._logged_steps) / max(now - self._logged_at, 1e-6)
         self._logged_at, self._logged_steps = now, self.steps
         trained = self.budget.trained
-        self.log(step=self.steps, s=trained, loss=value, its=pace, lr=rate, **extra)
+        self.log(step=self.steps, s=trained, loss=float(loss), its=pace, lr=rate, **extra)
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            self._rescue(loss)
 
     def _rescue(self, value: float) -> None:
         self.rescues += 1
@@ -236,7 +261,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes the checkpoint beside itself and renames it: a reader sees the old one or the new one."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.params):
+        if not ranks.leads() or not all(bool(torch.isfinite(p).all()) for p in self.params):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {
@@ -263,9 +288,14 @@ class Trainer:
         return float(state["trained"])
 
 
+def work_type(device: torch.device) -> torch.dtype:
+    """The type of products: bfloat16 on a GPU, float32 on a CPU, most of which are slow at anything else."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 for the products, float32 weights: on every device, so that a CPU run tests what a GPU run does."""
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    """Products in the work type; weights stay float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=work_type(device) == torch.bfloat16)
 
 
 def fastest(

@@ -6,6 +6,7 @@ Every stage reads what the one before left in the folder, can be stopped and giv
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 import time
 from dataclasses import replace
@@ -13,25 +14,30 @@ from pathlib import Path
 
 import torch
 
-from . import export, train_student, train_teacher, train_vae, weights
+from . import evaluator, export, ranks, train_student, train_teacher, train_vae, weights
 from .config import PRESETS
 from .loop import Log
 from .scene import FIRST_WORLD, FULL_WORLD
 
-STAGES = {"vae": train_vae.run, "teacher": train_teacher.run, "student": train_student.run}
+STAGES = {"evaluator": evaluator.run, "vae": train_vae.run, "teacher": train_teacher.run, "student": train_student.run}
 WORLDS = {"first": FIRST_WORLD, "full": FULL_WORLD}
 PICTURES = {"vae": ("vae-clips.png",), "teacher": ("teacher.png", "teacher-fine.png"), "student": ("student.png",)}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools.world.make", description=__doc__)
-    parser.add_argument("--stage", required=True, choices=[*STAGES, "export", "all"])
+    parser.add_argument("--stage", required=True, choices=["begin", *STAGES, "export", "all"])
     parser.add_argument("--out", required=True, type=Path, help="folder of checkpoints, weights, pictures and the log")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each stage, everything included")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="first")
     parser.add_argument("--world", choices=sorted(WORLDS), default="first")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None, help="default: on a GPU")
+    parser.add_argument("--cards", type=int, default=1, help="GPUs of this machine that train together")
+    parser.add_argument(
+        "--planned", type=float, default=0.0, help="training seconds of the stage, later calls included"
+    )
+    parser.add_argument("--model", type=Path, help="stage begin: the model folder whose weights are taken up")
     parser.add_argument("--export-dir", type=Path, help="also copies the stage's small results here")
     return parser.parse_args(argv)
 
@@ -46,14 +52,25 @@ def prepare(device: torch.device) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
+    if options.stage == "begin":
+        weights.begin(options.out, options.model)
+        return
+    ranks.run(options.cards, options.out / "ranks", functools.partial(work, options))
+
+
+def work(options: argparse.Namespace, rank: int) -> None:
+    """The stages asked for, in one of the processes that train together."""
     device = torch.device(options.device)
     compile_ = device.type == "cuda" if options.compile is None else options.compile
     prepare(device)
-    preset, world = PRESETS[options.preset], WORLDS[options.world]
+    world = WORLDS[options.world]
+    preset = PRESETS[options.preset]
     for stage in [*STAGES, "export"] if options.stage == "all" else [options.stage]:
         begun = time.monotonic()
         preset = replace(preset, shape=weights.fitted(preset.shape, options.out))
-        log = Log(options.out / "log.jsonl", stage)
+        if stage in STAGES and options.planned:
+            preset = replace(preset, **{stage: replace(getattr(preset, stage), planned_seconds=options.planned)})
+        log = Log(options.out / ("log.jsonl" if rank == 0 else f"log-{rank}.jsonl"), stage)
         try:
             if stage == "export":
                 export.run(preset, options.out, log=log)
@@ -63,8 +80,8 @@ def main(argv: list[str] | None = None) -> None:
                 )
         finally:
             peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
-            log(event="stage ended", took_s=time.monotonic() - begun, peak_gib=peak)
-            if options.export_dir is not None:
+            log(event="stage ended", took_s=time.monotonic() - begun, peak_gib=peak, cards=ranks.size())
+            if options.export_dir is not None and ranks.leads():
                 hand_over(stage, options.out, options.export_dir)
 
 

@@ -88,8 +88,8 @@ class Track:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def part(self, window: slice) -> Track:
-        """The same track over a range of the N frames."""
+    def part(self, window: slice | Ints) -> Track:
+        """The same track over some of the N frames."""
         return Track(
             frame=self.frame[window],
             x=self.x[window],

@@ -20,10 +20,11 @@ from genlock.generator.model import Generator
 from genlock.generator.sampler import sample_chunk
 from genlock.generator.schedule import Schedule, clean_estimate
 from genlock.generator.window import Held, recompute_policy, span_of_chunk, span_of_recompute
-from genlock.media.vae import DecoderState, Vae, clamp_pixels
+from genlock.media.vae import Vae, clamp_pixels
 
+from .clips import ClipVae, Memory
 from .config import CHUNK, CONTEXT, SHIFT, STEPS, ModelShape
-from .loop import autocast
+from .loop import autocast, work_type
 
 PIXEL_WINDOW = 1 + TEMPORAL_STRIDE * (CONTEXT - 1)  # newest decoded frames; the oldest of them becomes the anchor
 
@@ -52,7 +53,7 @@ class Rollout:
         rng: torch.Generator,
         steps: Sequence[int] = STEPS,
     ) -> None:
-        self.generator, self.vae, self.rng = generator, vae, rng
+        self.generator, self.vae, self.rng = generator, ClipVae(vae), rng
         self.policy = recompute_policy(context_frames=CONTEXT, chunk_frames=CHUNK)
         device, config = generator.device, generator.config
         rows, columns = shape.height // 8, shape.width // 8
@@ -64,7 +65,7 @@ class Rollout:
             heads=config.num_heads,
             head_dim=config.head_dim,
             batch=streams,
-            dtype=torch.bfloat16,
+            dtype=work_type(device),
             device=device,
         )
         times, sigmas = Schedule(shift=SHIFT).resolve(steps, warped=True)
@@ -75,7 +76,7 @@ class Rollout:
         self.chunk = 0
         self.past: Tensor | None = None
         self.anchor: Tensor | None = None
-        self.decoder: DecoderState | None = None
+        self.decoder: Memory | None = None
 
     def context(self) -> Tensor | None:
         if self.past is None or self.anchor is None:
@@ -113,10 +114,10 @@ class Rollout:
     def remember(self, latents: Tensor) -> Tensor:
         """Takes a chunk as what the streams have shown; its pixels, clamped."""
         with autocast(latents.device):
-            frames, self.decoder = self.vae.decode(self.decoder, latents)
+            frames, self.decoder = self.vae.decode(latents, self.decoder, keep=True)
             frames = clamp_pixels(frames)
             if self.chunk >= 1:
-                self.anchor = self.vae.encode_image(frames[:, -PIXEL_WINDOW])
+                self.anchor = self.vae.encode(frames[:, -PIXEL_WINDOW, None])[0][:, 0]
         self.past = latents
         self.chunk += 1
         return frames

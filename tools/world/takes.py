@@ -8,10 +8,12 @@ Legend: M takes, K chunks of a take, P phrasings, L tokens of a caption.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
@@ -20,6 +22,7 @@ from torch import Tensor
 from genlock.generator.config import TEMPORAL_STRIDE
 from genlock.media.text import train_word_tokenizer
 
+from . import ranks
 from .captions import caption, held_out, plain_caption, vocabulary
 from .config import CHUNK
 from .motion import WORLD_CYCLE
@@ -80,15 +83,18 @@ def changed_scene(scene: Factors, combos: Sequence[Factors], allowed: set[Factor
     return rng.choice([c for c in combos if c != scene])
 
 
-def draw_takes(count: int, chunks: int, world: WorldSpec, rng: random.Random) -> list[Take]:
-    """Takes of training combinations only."""
+def draw_takes(count: int, chunks: int, world: WorldSpec, rng: random.Random, *, together: int = 1) -> list[Take]:
+    """Takes of training combinations only. `together` of them at a time begin at one frame, so that what is filmed and
+    coded together is always as many."""
     out = held_out(world)
     combos = [c for c in world.combinations() if c not in out]
     allowed = set(combos)
     cycle = WORLD_CYCLE // CHUNK_PIXELS
-    takes = []
-    for _ in range(count):
-        offset = 0 if rng.random() < START_SHARE else CHUNK_PIXELS * rng.randrange(1, cycle)
+    takes: list[Take] = []
+    offset = 0
+    for number in range(count):
+        if number and number % together == 0:  # the first ones start the stream, however few there is time for
+            offset = 0 if rng.random() < START_SHARE else CHUNK_PIXELS * rng.randrange(1, cycle)
         scene = rng.choice(combos)
         pace = 0.0 if rng.random() < STILL_SHARE else rng.uniform(0.1, 0.4)
         scenes, since = [scene], 0
@@ -107,10 +113,10 @@ def exam_takes(count: int, chunks: int, world: WorldSpec, rng: random.Random) ->
     if len(out) < 2:  # a world too small to keep any out
         out = sorted(world.combinations(), key=str)
     takes = []
-    for number in range(count):
-        scene = out[number * 7 % len(out)]
+    for _ in range(count):
+        scene = rng.choice(out)
         scenes = [scene] * chunks
-        if number % 2 and chunks >= 2 * MIN_GAP:
+        if len(takes) % 2 and chunks >= 2 * MIN_GAP:
             near = sorted(out, key=lambda c: (sum(getattr(c, n) != getattr(scene, n) for n in FACTOR_NAMES), str(c)))
             later = near[1 + rng.randrange(min(4, len(near) - 1))]
             scenes[chunks // 2 :] = [later] * (chunks - chunks // 2)
@@ -118,21 +124,8 @@ def exam_takes(count: int, chunks: int, world: WorldSpec, rng: random.Random) ->
     return takes
 
 
-def unsaid(scene: Factors, seed: int, world: WorldSpec) -> list[str]:
-    """Factors that the caption drawn from this seed leaves open: changing them does not change a word."""
-    said = caption(scene, random.Random(seed), spec=world)
-    missing = []
-    for name in FACTOR_NAMES:
-        other = next((v for v in getattr(world, f"{name}s") if v != getattr(scene, name)), None)
-        if other is not None:
-            changed = replace(scene, **{name: other})
-            if caption(changed, random.Random(seed), spec=world) == said:
-                missing.append(name)
-    return missing
-
-
 class Words:
-    """Tokenised phrasings of every combination of a world: int64 [combinations, P, L], zeros after the end mark.
+    """Tokenised phrasings of every combination of a world: int16 [combinations, P, L], zeros after the end mark.
 
     `full` holds captions that leave nothing open, `loose` any captions; `plain` the one plain caption, [combos, L].
     """
@@ -143,16 +136,45 @@ class Words:
         self.index = {combo: i for i, combo in enumerate(self.combos)}
         self.tokenizer: Tokenizer = train_word_tokenizer(vocabulary())
         self.text_len = text_len
-        full, loose = [], []
-        for number, combo in enumerate(self.combos):
-            seeds = [seed + 1_000_003 * number + 7919 * n for n in range(6 * phrasings)]
-            loose.append([self.ids(caption(combo, random.Random(s), spec=world)) for s in seeds[:phrasings]])
-            complete = [s for s in seeds if not unsaid(combo, s, world)][:phrasings]
-            texts = [caption(combo, random.Random(s), spec=world) for s in complete] or [self.said(combo)]
-            full.append([self.ids(texts[n % len(texts)]) for n in range(phrasings)])
-        self.full = torch.tensor(full, device=device)
-        self.loose = torch.tensor(loose, device=device)
-        self.plain = torch.tensor([self.ids(self.said(combo)) for combo in self.combos], device=device)
+        self.full = self._phrased(phrasings, seed, device, everything=True)
+        self.loose = self._phrased(phrasings, seed + 1, device, everything=False)
+        self.plain = self._tokens([self.said(combo) for combo in self.combos]).long().to(device)
+
+    @classmethod
+    def kept(
+        cls, folder: Path, world: WorldSpec, *, phrasings: int, text_len: int, seed: int, device: torch.device
+    ) -> Words:
+        """The same, read from `folder` if they were made before."""
+        file, key = folder / "words.pt", f"{world} {phrasings} {text_len} {seed} {vocabulary()}"
+        if file.exists() and (held := torch.load(file, map_location=device, weights_only=True))["key"] == key:
+            words = cls(world, phrasings=0, text_len=text_len, seed=seed, device=device)
+            words.full, words.loose, words.plain = held["full"], held["loose"], held["plain"]
+            return words
+        words = cls(world, phrasings=phrasings, text_len=text_len, seed=seed, device=device)
+        if ranks.leads():
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(".partial")
+            torch.save({"key": key, "full": words.full, "loose": words.loose, "plain": words.plain}, partial)
+            os.replace(partial, file)
+        return words
+
+    def _phrased(self, phrasings: int, seed: int, device: torch.device, *, everything: bool) -> Tensor:
+        """[combos, P, L]"""
+        rng = random.Random(seed)
+        texts = [
+            caption(combo, rng, spec=self.world, everything=everything)
+            for combo in self.combos
+            for _ in range(phrasings)
+        ]
+        return self._tokens(texts).view(len(self.combos), phrasings, self.text_len).to(device)
+
+    def _tokens(self, texts: list[str]) -> Tensor:
+        rows = [encoded.ids for encoded in self.tokenizer.encode_batch(texts)]
+        longest = max(map(len, rows), default=0)
+        if longest > self.text_len:
+            raise ValueError(f"a caption of {longest} tokens does not fit {self.text_len}")
+        padded = [ids + [0] * (self.text_len - len(ids)) for ids in rows]
+        return torch.tensor(padded, dtype=torch.int16).view(len(rows), self.text_len)
 
     @property
     def vocabulary(self) -> int:
@@ -160,12 +182,6 @@ class Words:
 
     def said(self, combo: Factors) -> str:
         return plain_caption(combo, spec=self.world)
-
-    def ids(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text).ids
-        if len(ids) > self.text_len:
-            raise ValueError(f"a caption of {len(ids)} tokens does not fit {self.text_len}: {text!r}")
-        return ids + [0] * (self.text_len - len(ids))
 
     def scenes(self, takes: Sequence[Take]) -> Tensor:
         """Combination numbers, int64 [M, K]."""
@@ -175,7 +191,7 @@ class Words:
         """Token ids [B, L] of combination numbers [B], from the full phrasings where `full` [B] says so."""
         phrasings = self.full.shape[1]
         pick = torch.randint(phrasings, scenes.shape, generator=generator, device=scenes.device)
-        return torch.where(full[:, None], self.full[scenes, pick], self.loose[scenes, pick])
+        return torch.where(full[:, None], self.full[scenes, pick], self.loose[scenes, pick]).long()
 
 
 def changes(takes: Sequence[Take], device: torch.device) -> Tensor:

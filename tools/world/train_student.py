@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import weights
+from . import ranks, weights
 from .config import STEPS, Preset, StudentStage
 from .exam import examine
 from .footage import LatentPool
@@ -28,7 +28,7 @@ from .loop import Log, Trainer, autocast
 from .rollout import Rolled, Rollout
 from .scene import WorldSpec
 from .takes import Words
-from .train_teacher import WEIGHT_DECAY, begin_from, choose_way, fill_pool
+from .train_teacher import WEIGHT_DECAY, begin_from, fill_pool, warm_up
 
 SHORTEST = 4  # chunks of the first rollouts; they grow with the stage's progress
 SHIFTED_SHARE = 0.35  # of the rounds, those that join a stream in the middle
@@ -40,7 +40,9 @@ def run(
 ) -> None:
     stage, shape = preset.student, preset.shape
     torch.manual_seed(preset.seed + 1)
-    words = Words(world, phrasings=preset.teacher.phrasings, text_len=shape.text_len, seed=preset.seed, device=device)
+    words = Words.kept(
+        out, world, phrasings=preset.teacher.phrasings, text_len=shape.text_len, seed=preset.seed, device=device
+    )
     generator = weights.new_generator(shape).to(device)
     text = weights.new_text(shape, words.vocabulary).to(device)
     trainer = Trainer(
@@ -51,29 +53,32 @@ def run(
         tail=stage.tail_seconds,
         peak_lr=stage.peak_lr,
         weight_decay=WEIGHT_DECAY,
+        planned=stage.planned_seconds,
     )
     if not begin_from(out / weights.STUDENT, trainer, log) and not trainer.resumed:
         weights.read(out / weights.TEACHER)
         begin_from(out / weights.TEACHER, trainer, log)
     vae = weights.read_vae(out / weights.VAE, shape, device)
-    pool = fill_pool(vae, words, preset, world, out, seconds, log, compile_=compile_)
-    rng = torch.Generator(device).manual_seed(preset.seed + 1 + trainer.steps)
+    pool = fill_pool(vae, words, preset, world, out, seconds, log)
+    rng = torch.Generator(device).manual_seed(ranks.seed(preset.seed + 1 + trainer.steps))
     rollout = Rollout(generator, vae, shape, streams=stage.streams, rng=rng)
     training = TrainingGenerator(generator, compile_block=compile_)
     school = School(rollout, training, text, pool, words, stage, rng)
     if compile_:
         for _ in school.round(SHORTEST):
             pass
-        choose_way(trainer, training, school.loss, device, log)
+        warm_up(trainer, training, school.loss, log)
     trainer.begin()
-    while not trainer.budget.over():
-        longest = SHORTEST + int(2 * trainer.budget.progress() * stage.chunks)
+    while not trainer.over:
+        longest = SHORTEST + int(2 * trainer.progress * stage.chunks)
         for error in school.round(min(longest, stage.chunks, pool.chunks)):
             for _ in range(stage.updates):
                 trainer.step(school.loss(), rollout_error=error, chunks=min(longest, stage.chunks))
-            if trainer.budget.over():
+            if trainer.over:
                 break
     trainer.save()
+    if not ranks.leads():
+        return
     with trainer.ema.averaged():
         weights.write(out / weights.STUDENT, trainer.modules, torch.float16, words=words.vocabulary)
         examine(

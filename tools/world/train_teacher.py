@@ -8,7 +8,9 @@ Legend: B contexts, R draws on each, C channels, h w latent rows and columns, L 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,19 +20,18 @@ from torch import Tensor, nn
 from genlock.generator.schedule import Schedule
 from genlock.media.vae import Vae
 
-from . import weights
+from . import ranks, weights
 from .config import SHIFT, STEPS, Preset, TeacherStage
 from .exam import examine
 from .footage import LatentPool, Samples
-from .forward import BlockCall, TrainingGenerator, repeat
-from .loop import Log, Trainer, autocast, fastest
-from .quick_vae import QuickActivation, quicken, restore
+from .forward import TrainingGenerator, repeat
+from .loop import Log, Trainer, autocast
 from .scene import WorldSpec
 from .takes import Words, draw_takes
 
 FINE_STEPS = (1000, 937, 875, 812, 750, 687, 625, 562, 500, 437, 375, 312, 250, 187, 125, 62)
 WEIGHT_DECAY = 0.02
-POOL = "latents.pool"
+POOL = "latents-{rank}.pool"
 
 
 def run(
@@ -38,7 +39,7 @@ def run(
 ) -> None:
     stage, shape = preset.teacher, preset.shape
     torch.manual_seed(preset.seed)
-    words = Words(world, phrasings=stage.phrasings, text_len=shape.text_len, seed=preset.seed, device=device)
+    words = Words.kept(out, world, phrasings=stage.phrasings, text_len=shape.text_len, seed=preset.seed, device=device)
     generator = weights.new_generator(shape).to(device)
     text = weights.new_text(shape, words.vocabulary).to(device)
     trainer = Trainer(
@@ -49,19 +50,22 @@ def run(
         tail=stage.tail_seconds,
         peak_lr=stage.peak_lr,
         weight_decay=WEIGHT_DECAY,
+        planned=stage.planned_seconds,
     )
     begin_from(out / weights.TEACHER, trainer, log)
     vae = weights.read_vae(out / weights.VAE, shape, device)
-    rng = torch.Generator(device).manual_seed(preset.seed + trainer.steps)
-    pool = fill_pool(vae, words, preset, world, out, seconds, log, compile_=compile_)
+    rng = torch.Generator(device).manual_seed(ranks.seed(preset.seed + trainer.steps))
+    pool = fill_pool(vae, words, preset, world, out, seconds, log)
     training = TrainingGenerator(generator, compile_block=compile_)
     lesson = Lesson(training, text, pool, words, stage, rng)
     if compile_:
-        choose_way(trainer, training, lesson.loss, device, log)
+        warm_up(trainer, training, lesson.loss, log)
     trainer.begin()
-    while not trainer.budget.over():
+    while not trainer.over:
         trainer.step(lesson.loss())
     trainer.save()
+    if not ranks.leads():
+        return
     with trainer.ema.averaged():
         weights.write(out / weights.TEACHER, trainer.modules, torch.float16, words=words.vocabulary)
         for name, steps in (("teacher", STEPS), ("teacher-fine", FINE_STEPS)):
@@ -94,31 +98,19 @@ def begin_from(path: Path, trainer: Trainer, log: Log) -> bool:
 
 
 def fill_pool(
-    vae: Vae, words: Words, preset: Preset, world: WorldSpec, out: Path, seconds: float, log: Log, *, compile_: bool
+    vae: Vae, words: Words, preset: Preset, world: WorldSpec, out: Path, seconds: float, log: Log
 ) -> LatentPool:
     """Latents of the stage's takes: those kept in `out` if the same VAE made them, else new ones, which are kept."""
     stage = preset.teacher
-    takes = draw_takes(stage.pool_takes, stage.pool_chunks, world, random.Random(preset.seed + 1))
-    key = f"{stage} {preset.shape} {world} {weights.fingerprint(vae)}"
-    if compile_:
-        quicken(vae, QuickActivation())
-
-    def filled() -> LatentPool:
-        pool = LatentPool(vae, takes, words, preset.shape, stage.pool_chunks)
-        if not pool.restore(out / POOL, key, takes, batch=stage.encode_batch, log=log):
-            seconds_left = min(stage.pool_seconds, 0.3 * seconds)
-            pool.fill(takes, batch=stage.encode_batch, seconds=seconds_left, log=log)
-            pool.save(out / POOL, key)
-        return pool
-
-    try:
-        return filled()
-    except Exception as fault:
-        if not compile_:
-            raise
-        log(event="failed", way="compiled activation", why=(str(fault).splitlines() or [repr(fault)])[0][:300])
-        restore(vae)
-        return filled()
+    rng = random.Random(ranks.seed(preset.seed + 1))
+    takes = draw_takes(stage.pool_takes, stage.pool_chunks, world, rng, together=stage.encode_batch)
+    key = f"{replace(stage, planned_seconds=0.0)} {preset.shape} {world} {weights.fingerprint(vae)}"
+    pool = LatentPool(vae, takes, words, preset.shape, stage.pool_chunks)
+    kept = out / POOL.format(rank=ranks.rank())
+    if not pool.restore(kept, key, takes, batch=stage.encode_batch, log=log):
+        pool.fill(takes, batch=stage.encode_batch, seconds=min(stage.pool_seconds, 0.3 * seconds), log=log)
+        pool.save(kept, key)
+    return pool
 
 
 class Lesson:
@@ -181,19 +173,14 @@ class Lesson:
         return torch.rand(count, generator=self.rng, device=self.device)
 
 
-def choose_way(
-    trainer: Trainer, training: TrainingGenerator, loss: Callable[[], Tensor], device: torch.device, log: Log
-) -> None:
-    """Plain or compiled blocks, whichever is faster on whole steps."""
-    fast = training.block
-
-    def trial() -> None:
-        trainer.optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-
-    def switch(block: BlockCall) -> None:
-        training.block = block
-
-    ways = {"plain": lambda: switch(training.plain), "compiled": lambda: switch(fast)}
-    fastest(ways, trial, device=device, log=log)
+def warm_up(trainer: Trainer, training: TrainingGenerator, loss: Callable[[], Tensor], log: Log) -> None:
+    """Compiles the blocks by two whole steps; where that fails, they stay as they are."""
+    begun = time.monotonic()
+    try:
+        for _ in range(2):
+            loss().backward()
+        log(event="compiled", setup_s=time.monotonic() - begun)
+    except Exception as fault:  # noqa: BLE001 - whatever goes wrong with a compiler, the plain form remains
+        log(event="failed", way="compiled", why=(str(fault).splitlines() or [repr(fault)])[0][:300])
+        training.block = training.plain
     trainer.optimizer.zero_grad(set_to_none=True)

@@ -8,20 +8,21 @@ Legend: B clips, T pixel frames, H W pixels, t latents.
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genlock.media.vae import DecoderState, EncoderState, Vae
-from genlock.media.vae_layers import CONV_FORMS, CausalConv, ConvForm, Downsample, Upsample
+from genlock.media.vae import Vae
+from genlock.media.vae_layers import CausalConv, Downsample, Upsample
 
-from . import weights
+from . import ranks, weights
+from .clips import ClipVae, Memory
 from .config import Preset, VaeStage
-from .footage import as_pixels, film, film_pool, latent_statistics, round_trip
-from .loop import Log, Trainer, autocast, fastest, table
-from .quick_vae import QuickActivation, quicken, restore
+from .footage import FILMED, as_pixels, film, film_pool, latent_statistics, round_trip
+from .loop import Log, Trainer, autocast, table
 from .scene import WorldSpec
 from .sheets import as_bytes, psnr, sheet
 from .takes import draw_takes, exam_takes, window_pixels
@@ -29,11 +30,18 @@ from .takes import draw_takes, exam_takes, window_pixels
 EDGE_WEIGHT = 0.5
 CHANGE_WEIGHT = 0.25
 COARSE_WEIGHT = 0.25
-SQUARE_WEIGHT = 0.5
+SQUARE_WEIGHT = 4.0
 
 
 def run(
-    preset: Preset, world: WorldSpec, out: Path, *, seconds: float, device: torch.device, compile_: bool, log: Log
+    preset: Preset,
+    world: WorldSpec,
+    out: Path,
+    *,
+    seconds: float,
+    device: torch.device,
+    compile_: bool,  # noqa: ARG001 - every stage's arguments; its kernels are ready made
+    log: Log,
 ) -> None:
     stage, shape = preset.vae, preset.shape
     torch.manual_seed(preset.seed)
@@ -46,32 +54,45 @@ def run(
         tail=stage.tail_seconds,
         peak_lr=stage.peak_lr,
         weight_decay=1e-3,
+        planned=stage.planned_seconds,
     )
+    knows_pictures = trainer.resumed
     if not trainer.resumed and (out / weights.VAE).exists():
         weights.fill(vae, weights.read(out / weights.VAE)["modules"]["vae"])
         trainer.ema.capture()
         log(event="begun from", file=weights.VAE)
-    rng = random.Random(preset.seed + trainer.steps)
-    takes = draw_takes(stage.pool_takes, stage.pool_chunks, world, rng)
+        knows_pictures = True
+    rng = random.Random(ranks.seed(preset.seed + trainer.steps))
+    takes = draw_takes(stage.pool_takes, stage.pool_chunks, world, rng, together=FILMED)
     seconds_left = min(stage.pool_seconds, 0.3 * seconds)
     pool = film_pool(takes, window_pixels(stage.pool_chunks), shape, device, seconds=seconds_left, log=log)
-    generator = torch.Generator(device).manual_seed(preset.seed + trainer.steps)
+    generator = torch.Generator(device).manual_seed(ranks.seed(preset.seed + trainer.steps))
     lesson = Lesson(vae, pool, stage, generator)
-    choose_way(vae, lesson, compile_=compile_, device=device, log=log)
     trainer.begin()
-    while not trainer.budget.over():
-        images = trainer.budget.progress() < stage.image_share
+    shown = time.monotonic()
+    while not trainer.over:
+        images = trainer.progress < stage.image_share and not knows_pictures
         kind = "images" if images else "clips"
         warm = not images and rng.random() < stage.warm_share
         trainer.step(lesson.loss(images=images, warm=warm), kind=kind)
+        if ranks.leads() and stage.show_seconds and time.monotonic() - shown > stage.show_seconds:
+            write_so_far(out, trainer, vae, pool, stage, log)
+            shown = time.monotonic()
     trainer.save()
-    restore(vae)
+    if not ranks.leads():
+        return
+    write_so_far(out, trainer, vae, pool, stage, log)
+    del pool
+    examine(out, preset, world, device, log, trainer.budget.trained)
+
+
+def write_so_far(out: Path, trainer: Trainer, vae: Vae, pool: Tensor, stage: VaeStage, log: Log) -> None:
+    """The averaged weights and the latent scaling they need, so that the next stage can begin on them."""
     with trainer.ema.averaged():
         vae.eval()
         mean, std = latent_statistics(vae, pool[: 16 * stage.clip_batch], stage.clip_batch, log)
         weights.write_vae(out / weights.VAE, vae, mean, std)
-    del pool
-    examine(out, preset, world, device, log, trainer.budget.trained)
+    vae.train()
 
 
 def begin_as_picture_coder(vae: Vae) -> Vae:
@@ -97,7 +118,7 @@ class Lesson:
     """Draws clips from a pool of uint8 frames [M, T, 3, H, W] and says how badly the VAE repeats them."""
 
     def __init__(self, vae: Vae, pool: Tensor, stage: VaeStage, generator: torch.Generator) -> None:
-        self.vae, self.pool, self.stage, self.generator = vae, pool, stage, generator
+        self.vae, self.pool, self.stage, self.generator = ClipVae(vae), pool, stage, generator
 
     def clips(self, count: int, frames: int) -> Tensor:
         """[B, T, 3, H, W] in [-1, 1], from anywhere."""
@@ -116,18 +137,18 @@ class Lesson:
         clips = self.clips(stage.clip_batch, stage.warm_frames + stage.clip_frames)
         before, after = clips.split([stage.warm_frames + 1, stage.clip_frames - 1], dim=1)
         with torch.no_grad(), autocast(clips.device):
-            mean, _, encoder = self.vae.moments(None, before)
-            _, decoder = self.vae.decode(None, self.vae.scale(mean))
+            latents, encoder = self.vae.encode(before, keep=True)
+            _, decoder = self.vae.decode(latents, keep=True)
         return self.repeat(after, encoder, decoder)
 
-    def repeat(self, frames: Tensor, encoder: EncoderState | None, decoder: DecoderState | None) -> Tensor:
-        """Loss of coding the frames once, going on from the states."""
+    def repeat(self, frames: Tensor, encoder: Memory | None, decoder: Memory | None) -> Tensor:
+        """Loss of coding the frames once, going on from what the streams remember."""
         with autocast(frames.device):
-            mean, log_variance, _ = self.vae.moments(encoder, frames)
+            mean, log_variance, _ = self.vae.moments(frames, encoder)
             log_variance = log_variance.clamp(-20.0, 4.0)
             noise = torch.randn(mean.shape, generator=self.generator, device=mean.device)
             latents = mean + noise * (0.5 * log_variance).exp()
-            back, _ = self.vae.decode(decoder, self.vae.scale(latents))
+            back, _ = self.vae.decode(self.vae.vae.scale(latents), decoder)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return difference(back, frames) + self.stage.kl * divergence
 
@@ -143,31 +164,6 @@ def difference(back: Tensor, frames: Tensor) -> Tensor:
     if error.shape[1] > 1:
         loss = loss + CHANGE_WEIGHT * error.diff(dim=1).abs().mean()
     return loss
-
-
-def choose_way(vae: Vae, lesson: Lesson, *, compile_: bool, device: torch.device, log: Log) -> None:
-    """The fastest convolution form, then whether the compiled activation pays; measured on whole steps."""
-
-    def trial() -> None:
-        vae.zero_grad(set_to_none=True)
-        lesson.loss(images=False, warm=False).backward()
-
-    def form(name: ConvForm) -> None:
-        vae.conv_form = name
-
-    if device.type == "cuda":
-        fastest({name: (lambda name=name: form(name)) for name in CONV_FORMS}, trial, device=device, log=log)
-    if compile_:
-
-        def both() -> None:
-            trial()
-            vae.zero_grad(set_to_none=True)
-            lesson.loss(images=True, warm=False).backward()
-
-        activation = QuickActivation()
-        ways = {"plain": lambda: restore(vae), "compiled": lambda: quicken(vae, activation)}
-        fastest(ways, both, device=device, log=log)
-    vae.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()

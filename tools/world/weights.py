@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genlock.generator.checkpoint import load_generator
 from genlock.generator.model import Generator
-from genlock.media.umt5 import small_umt5
+from genlock.generator.model_folder import read_model_folder
+from genlock.media.umt5 import load_text, small_umt5
 from genlock.media.vae import Vae, VaeConfig
+from genlock.media.vae_checkpoint import load_vae
 
 from .config import ModelShape
 
@@ -42,6 +45,18 @@ def read(path: Path) -> dict[str, Any]:
 
 def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
     module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+
+
+def begin(out: Path, model: Path) -> None:
+    """Makes vae.pt and teacher.pt of a finished model folder, for stages that are to go on from it."""
+    folder = read_model_folder(model)
+    vae = load_vae(folder.file("vae"))
+    write_vae(out / VAE, vae, torch.tensor(vae.config.mean), torch.tensor(vae.config.std))
+    generator = Generator(folder.preset.generator)
+    generator.load_state_dict(load_generator(folder.file("generator"), folder.preset.generator))
+    encoder = load_text(model, max_tokens=folder.preset.generator.text_len)
+    words = encoder.tokenizer.get_vocab_size()
+    write(out / TEACHER, {"generator": generator, "text": encoder._model}, torch.float16, words=words)
 
 
 def vae_config(shape: ModelShape) -> VaeConfig:

@@ -629,6 +629,48 @@ def test_nobody_is_named_to_the_workers_where_rank_0_can_name_nobody(mesh: Any) 
     assert str(run.workers[1].outcome) == str(end.value)
 
 
+def second_look(run: Mesh, of_rank: dict[int, dict[str, Any]]) -> MeshDisagrees:
+    """What a tie of the outputs ends in, when each rank then looks at all that it holds and finds this."""
+    right = {"weights": True, "kv": True}
+
+    def look(rank: int) -> Verdict:
+        return replace(verdict_of(1, start()), **{**right, **of_rank.get(rank, {})})
+
+    run.workers[1].alters = {"outputs": 5}
+    for rank, worker in run.workers.items():
+        worker.follower._look = lambda rank=rank: look(rank)
+    prepared, after = prepare(make(run.sender), run.sender)
+    run.leader.infer(prepared)
+    with pytest.raises(MeshDisagrees) as end:
+        run.leader.verdict(verdict_of(1, after), look=lambda: look(0))
+    assert str(run.join()[1]) == str(end.value)
+    return end.value
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("column", ["weights", "kv"])
+def test_a_tie_is_settled_by_a_second_look(mesh: Any, rank: int, column: str) -> None:
+    """Two ranks that differ are each other's only witness, until one finds its own weights changed."""
+    end = second_look(mesh(2), {rank: {column: False}})
+    assert (end.rank, end.field) == (rank, column)
+
+
+def test_a_tie_that_stays_one_says_so(mesh: Any) -> None:
+    end = second_look(mesh(2), {})
+    assert (end.rank, end.field) == (None, "outputs")
+    assert "check weights, keys and values of each: each rank's are as that rank's references say" in str(end)
+
+
+def test_a_worker_that_cannot_look_again_says_so() -> None:
+    follower, leader, _ = follower_and_leader()
+    leader.send(go(0, Kind.LOOK), within_s=LONG_S)
+    with pytest.raises(OutOfStep, match="LOOK to call 0 in place of a frame"):
+        follower.next()
+    fault = spoken(leader).fault
+    assert fault is not None
+    assert fault.field == "action"
+
+
 def test_garbage_as_a_last_word_is_no_obstacle() -> None:
     ours, theirs = map(kept, pair(1))
     theirs.send(pack_answer(Answer(kind=Kind.FAULT, call_id=1, fault=fault_of(ODD, rank=1)))[:-1], within_s=LONG_S)

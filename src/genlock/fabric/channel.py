@@ -6,6 +6,8 @@
     GO (all accepted) ->        takes the chunk's state for its own
     payload broadcast ==        the commitment point: after it only the payload's digest, and the work, can fail
                      <-         verdict, or a fault
+    LOOK (they disagree, ->     and it is nobody's in particular: looks at everything that it holds
+    and nobody is odd) <-       verdict again
 
 GO is why a refusal strands nobody: a worker that accepted cannot know whether the others did, and a broadcast cannot
 be left again. Everything but the broadcast goes over the control connections, which have deadlines and show the death
@@ -49,7 +51,7 @@ from genlock.wire.kinds import Action, Plan
 from genlock.wire.lifecycle import State
 from genlock.wire.prepare import FAULT, Announced, Prepared, Received, check_payload, receive
 from genlock.wire.result import Fault, fault_of
-from genlock.wire.verdict import Verdict, compare, unpack
+from genlock.wire.verdict import Verdict, compare, compare_references, unpack
 
 _NOTHING = Stamp(action=Action.NOOP, plan=Plan.V1_GENERATOR_ONLY, call_id=0, chunk_index=-1, cache_epoch=0)
 CONSEQUENCES = (RankDied, RankSilent)  # errors that may be another error's echo
@@ -74,6 +76,9 @@ class OnPhase(Protocol):
     """Told as a rank enters a phase, with the ids of the frame it is about: -1 where there is none yet."""
 
     def __call__(self, phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None: ...
+
+
+Look = Callable[[], Verdict]
 
 
 def untold(phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None:
@@ -135,16 +140,26 @@ class Leader:
         with self._told_to_all():
             self._ask(frame, Kind.ALIVE)
 
-    def verdict(self, own: Verdict) -> None:
+    def verdict(self, own: Verdict, *, look: Look | None = None) -> None:
         """Holds every worker's record of the last chunk against rank 0's own.
 
+        look: if outputs differ and no rank is odd, every rank looks at all that it holds, and rank 0 does so by this.
         Raises MeshDisagrees naming rank and column; a worker's own error, with its rank, if it failed instead;
         LinkBroken or LinkTimeout naming one whose record does not come.
         """
         self._enter(Phase.VERDICT, self._last)
         with self._told_to_all():
-            said = self._collect(_failed)
-            compare(own, {rank: _of_rank(rank, unpack, record) for rank, record in said.items()})
+            try:
+                compare(own, self._verdicts())
+            except MeshDisagrees as tie:
+                if tie.rank is not None or look is None:
+                    raise
+                self._look_again(look)
+                raise MeshDisagrees(
+                    f"{tie.what}: each rank's are as that rank's references say",
+                    field=tie.field,
+                    call_id=tie.call_id,
+                ) from None
 
     def shutdown(self, frame: bytes) -> None:
         """Lets every worker leave. Raises LinkBroken or LinkTimeout of the first that cannot be told, once the others
@@ -201,6 +216,14 @@ class Leader:
                 what = f"answers {answer.kind.name} to call {answer.call_id}, not {wanted.name}"
                 raise _about(OutOfStep(what, field="answer", rank=rank), self._last)
 
+    def _look_again(self, look: Look) -> None:
+        ask = pack_answer(Answer(kind=Kind.LOOK, call_id=self._last.call_id))
+        send_all(self._workers, ask, within_s=self._answer_s)
+        compare_references(look(), self._verdicts())
+
+    def _verdicts(self) -> dict[int, Verdict]:
+        return {rank: _of_rank(rank, unpack, record) for rank, record in self._collect(_failed).items()}
+
     def _collect(self, as_error: Callable[[int, Fault], GenlockError]) -> dict[int, bytes]:
         """What each worker says next. A last word ends the wait, for the others may be waiting in a collective for a
         rank that is about to exit; it goes before whoever is gone or silent."""
@@ -241,7 +264,8 @@ class Leader:
 class Follower:
     """A worker's half. `state`: its receiving copy of the lifecycle; whoever ends warm-up puts `live(state)` there.
 
-    check: what else a chunk must satisfy before it is accepted, by its shapes (its model); raises a GenlockError.
+    check: what else a chunk must satisfy before it is accepted, by its shapes (its model); raises a GenlockError. look:
+    the last chunk's verdict once more, with everything that this rank has a reference for looked at.
     """
 
     def __init__(
@@ -252,15 +276,17 @@ class Follower:
         deadlines: Deadlines,
         *,
         check: Callable[[Announced[Envelope]], None],
+        look: Look | None = None,
         on_phase: OnPhase = untold,
     ) -> None:
         self.state = state
+        self._look = look
         self._leader, self._payloads, self._check, self._on_phase = leader, payloads, check, on_phase
         self._say_s, self._go_s = deadlines.verdict_s, deadlines.group_s
         self._last: Stamp = _NOTHING  # of the chunk that was accepted last
 
     def next(self) -> Chunk | Stop:
-        """The next chunk, accepted by all ranks; Stop at SHUTDOWN. NOOPs are answered on the way.
+        """The next chunk, accepted by all ranks; Stop at SHUTDOWN. NOOPs and a LOOK are answered on the way.
 
         Raises what is wrong with a frame, after rank 0 was told; what an ERROR says, as rank 0 raised it; LinkBroken if
         rank 0 is gone; LinkTimeout if it neither gives nor takes back its GO; DigestMismatch for a payload that is not
@@ -269,6 +295,9 @@ class Follower:
         while True:
             self._on_phase(Phase.IDLE)
             frame = self._leader.receive(within_s=None)
+            if is_answer(frame):
+                self._look_again(frame)
+                continue
             with self._told_to_leader():
                 received = self._read(frame)
             if received.header.action is Action.ERROR:
@@ -301,6 +330,14 @@ class Follower:
         except GenlockError:
             return error
         return _end(received) if received.header.action is Action.ERROR else error
+
+    def _look_again(self, frame: bytes) -> None:
+        with self._told_to_leader():
+            asked = unpack_answer(frame)
+            if (asked.kind, asked.call_id) != (Kind.LOOK, self._last.call_id) or self._look is None:
+                what = f"{asked.kind.name} to call {asked.call_id} in place of a frame"
+                raise _about(OutOfStep(what, field="action"), self._last)
+            self.report(self._look())
 
     def _read(self, frame: bytes) -> Received:
         header, _ = open_frame(frame)
@@ -339,7 +376,7 @@ class Follower:
                 return _end(received)
             came = received.header.action.name
         what = f"{came} in place of GO or ERROR"
-        raise OutOfStep(what, field="action", call_id=header.call_id, chunk_index=header.chunk_index)
+        raise _about(OutOfStep(what, field="action"), header)
 
     def _say(self, kind: Kind, header: Header) -> None:
         self._leader.send(pack_answer(Answer(kind=kind, call_id=header.call_id)), within_s=self._say_s)

@@ -1,7 +1,8 @@
-"""What a rank says to a frame, in one small record: accepted, alive, go, or a fault with its reason.
+"""What a rank says to a frame, in one small record: accepted, alive, go, look again, or a fault with its reason.
 
 A worker answers every frame: ACCEPT to a chunk that it will take, ALIVE to a NOOP, FAULT to what it refuses or cannot
-finish. Rank 0 answers the answers: GO, once all have accepted; only then does anybody wait in a broadcast.
+finish. Rank 0 answers the answers: GO, once all have accepted; only then does anybody wait in a broadcast. And LOOK, to
+verdicts that disagree and name nobody: every rank looks at all that it holds, and gives another verdict.
 Knows no connection, and not whose turn it is.
 """
 
@@ -32,6 +33,7 @@ class Kind(IntEnum):
     ACCEPT = 1
     GO = 2
     FAULT = 3
+    LOOK = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,10 +110,7 @@ def compare(own: Verdict, others: Mapping[int, Verdict]) -> None:
       weight is summed into everybody's latents, and two ranks that differ are each other's witness.
     """
     verdicts = {0: own, **others}
-    for column in REFERENCE:
-        wrong = sorted(rank for rank, verdict in verdicts.items() if getattr(verdict, column) is False)
-        if wrong:
-            raise _found_itself_wrong(own, column, wrong)
+    compare_references(own, others)
     for column in PLANNED:
         _expect_equal(own, column, {rank: getattr(verdict, column) for rank, verdict in verdicts.items()})
     for column in (*REFERENCE, "outputs"):  # a rank that looks at another chunk than the others has lost count
@@ -122,17 +119,22 @@ def compare(own: Verdict, others: Mapping[int, Verdict]) -> None:
     _expect_equal(own, "outputs", {rank: verdict.outputs for rank, verdict in verdicts.items()}, tie=None)
 
 
+def compare_references(own: Verdict, others: Mapping[int, Verdict]) -> None:
+    """Raises MeshDisagrees for a rank that found itself wrong, as `compare` does first."""
+    for column in REFERENCE:
+        verdicts = {0: own, **others}.items()
+        wrong = sorted(rank for rank, verdict in verdicts if getattr(verdict, column) is False)
+        if wrong:
+            what = f"{column}: {_ranks(wrong)}: {_WRONG[column]}"
+            raise MeshDisagrees(what, field=column, rank=wrong[0], call_id=own.call_id)
+
+
 _WRONG = {
     "inputs": "its inputs are no longer what was announced",
     "weights": "its weights are no longer what was loaded",
     "kv": "its keys and values changed without a write",
     "finite": "its latents are not finite",
 }
-
-
-def _found_itself_wrong(own: Verdict, column: str, ranks: list[int]) -> MeshDisagrees:
-    what = f"{column}: {_ranks(ranks)}: {_WRONG[column]}"
-    return MeshDisagrees(what, field=column, rank=ranks[0], call_id=own.call_id)
 
 
 def _expect_equal(own: Verdict, column: str, values: Mapping[int, Any], *, what: str = "", tie: int | None = 0) -> None:

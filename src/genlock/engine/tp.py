@@ -110,8 +110,7 @@ class InLockstep:
         try:
             latents, verdict = self._phase_b.run(header, envelope, prepared.payload, faults=faults, on_call=on_call)
         except GenlockError as error:
-            self._leader.tell(error)
-            raise
+            raise self._leader.tell(error) from error.__cause__
         self._enter(Phase.VERDICT)
         self._leader.verdict(verdict)
         return latents

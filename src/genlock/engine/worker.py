@@ -74,8 +74,7 @@ def one_chunk(rank: MeshRank, follower: Follower, phase_b: PhaseB) -> bool:
     try:
         _, verdict = phase_b.run(header, work.envelope, work.payload, faults=faults)
     except GenlockError as error:
-        follower.fail(error)
-        raise
+        raise follower.fail(error) from error.__cause__
     rank.watch.enter(Phase.VERDICT, call_id=header.call_id, chunk=header.chunk_index)
     follower.report(verdict)
     return True

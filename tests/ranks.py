@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genlock.settings import rank_environment
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -79,7 +81,7 @@ class Ranks:
 
     def __call__(self, scenario: str, *, size: int, within_s: float = 20.0, **given: Any) -> list[Outcome]:
         if self._nursery is None:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+            environment = rank_environment({"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"})
             self._nursery = subprocess.Popen(
                 [sys.executable, "-m", "tests.ranks"],
                 cwd=ROOT,

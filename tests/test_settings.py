@@ -18,6 +18,7 @@ from genlock.settings import (
     Settings,
     Value,
     faults_from,
+    keep_freed_memory,
     launch_from,
     options,
     origins,
@@ -90,6 +91,19 @@ def test_idle_threads_spin_briefly_unless_told_otherwise() -> None:
     fresh: dict[str, str] = {}
     share_the_cores(fresh)
     assert fresh == {"GOMP_SPINCOUNT": SPIN_TURNS}
+
+
+def test_freed_memory_is_kept_where_the_c_library_can_be_told() -> None:
+    told: list[tuple[int, int]] = []
+
+    class Glibc:
+        def mallopt(self, parameter: int, value: int) -> int:
+            told.append((parameter, value))
+            return 1
+
+    assert keep_freed_memory(Glibc())
+    assert told == [(-3, 32 * 1024**2), (-1, 256 * 1024**2)]
+    assert not keep_freed_memory(object()), "a C library without it"
 
 
 def test_a_rank_knows_its_place_by_the_torchrun_contract() -> None:

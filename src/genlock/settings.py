@@ -8,6 +8,7 @@ This module knows nothing of models, devices or files; values are checked for fo
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import os
 from collections.abc import Mapping, MutableMapping
@@ -27,6 +28,9 @@ READ_ELSEWHERE = {
 }
 
 BRING_UP_DEADLINE_S = 8
+# glibc's mallopt: from which size a block is mapped by itself, and how much free memory is kept at the end of the heap.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MAPPED_FROM_BYTES, KEPT_BYTES = 32 * 1024**2, 256 * 1024**2
 SPIN_TURNS = "4000"  # of an idle thread of the tensor library before it sleeps
 
 # Of torch's NCCL back end, for ranks: on a timeout end the process without cleaning up first, and do not wait a minute
@@ -483,6 +487,19 @@ def share_the_cores(environ: MutableMapping[str, str] | None = None) -> None:
     variables = os.environ if environ is None else environ
     if "OMP_WAIT_POLICY" not in variables:
         variables.setdefault("GOMP_SPINCOUNT", SPIN_TURNS)
+
+
+def keep_freed_memory(libc: Any = None) -> bool:
+    """Lets the C library keep freed blocks of megabytes for the next ones; whether it could (glibc alone can be told).
+
+    By itself it gives each back to the system and takes it page by page again: 10,000 page faults and up to 30 of 400
+    ms of a chunk of the bundled model on one core, and a third of handing 2 MB to another rank.
+    """
+    try:
+        tell = (libc or ctypes.CDLL(None)).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(tell(M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)) and bool(tell(M_TRIM_THRESHOLD, KEPT_BYTES))
 
 
 def from_environment() -> Settings:

@@ -22,7 +22,7 @@ import click
 import genlock
 from genlock import cli as room
 from genlock.errors import GenlockError, InputOutputError, OutOfMemory, UsageError
-from genlock.settings import share_the_cores
+from genlock.settings import keep_freed_memory, share_the_cores
 
 HELP_WIDTH = 100
 INTERRUPTED = 130
@@ -140,6 +140,7 @@ def run() -> NoReturn:
     """The entry point of the `genlock` script."""
     started_s = time.perf_counter()
     share_the_cores()
+    keep_freed_memory()
 
     def open_session(*args: Any, **options: Any) -> Any:
         return genlock.open(*args, **options)  # resolved here: this is what loads torch

@@ -189,7 +189,8 @@ def _check_host(schema: Schema[Message], message: Message) -> None:
 def _check_contents(envelope: Envelope) -> None:
     """What shapes cannot show: the schedule's values, and that embeds_id is the digest of embeds."""
     for name, values, most in (("timesteps", envelope.timesteps, float(TABLE_ROWS)), ("sigmas", envelope.sigmas, 1.0)):
-        if not bool(((values >= 0.0) & (values <= most)).all()):
-            raise refuse(name, values.tolist(), f"must lie in 0..{most}")
+        listed = values.tolist()
+        if not all(0.0 <= value <= most for value in listed):
+            raise refuse(name, listed, f"must lie in 0..{most}")
     if embeds_id(envelope.embeds) != envelope.embeds_id:
         raise EnvelopeRefused(f"embeds_id is {envelope.embeds_id}: not the digest of embeds", field="embeds_id")

@@ -73,6 +73,9 @@ def agree(quantity: str, witnesses: Sequence[tuple[str, Hashable]], *, prior: Ha
     A message says most things more than once (a frame count is a number and the shape of two tensors), so that a
     single wrong field stands alone. A tie goes to `prior` if it is among the tied, else to the earlier witness.
     """
+    first = witnesses[0][1]
+    if all(value == first for _, value in witnesses):
+        return first
     counts = Counter(value for _, value in witnesses)
     most = max(counts.values())
     tied = [value for value in counts if counts[value] == most]

@@ -32,10 +32,12 @@ class Harm(StrEnum):
 
 
 class SilentBackend:
-    """One for all ranks; each takes its end with `of(rank)`. harm: of the next broadcast, by rank."""
+    """One for all ranks; each takes its end with `of(rank)`. harm: of the next broadcast, by rank. late: ranks on which
+    it fails at T, whatever it did on the others."""
 
     def __init__(self, size: int) -> None:
         self.harm: dict[int, Harm] = {}
+        self.late: set[int] = set()
         self.dies_inside: set[int] = set()
         self.entered: list[int] = []  # ranks, in the order in which they came
         self._barrier = threading.Barrier(size)
@@ -54,6 +56,8 @@ class SilentBackend:
         self._meet()
         got = harmed(self._sent, self._before, numel, self.harm.get(rank))
         self._meet()
+        if rank in self.late:
+            raise RankSilent("another rank did not come to the collective")
         return got
 
     def _meet(self) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -181,16 +181,14 @@ def mesh() -> Any:
         each.close()
 
 
-def ending(rule_function: Callable[..., None]) -> Callable[..., None]:
-    """A way for a run to end: after `good` frames, in a run that is meant to end so."""
-    name = rule_function.__name__
-    ENDS.append(name)
-    return precondition(
-        lambda self: not self.ended and self.end == name and len(self.frames) >= self.good and self.sent
-    )(rule_function)
-
-
 ENDS: list[str] = []
+End = TypeVar("End", bound=Callable[..., None])
+
+
+def ending(way: End) -> End:
+    """A way for a run to end."""
+    ENDS.append(way.__name__)
+    return way
 
 
 class Runs(RuleBasedStateMachine):
@@ -265,10 +263,11 @@ class Runs(RuleBasedStateMachine):
 
     # -- what ends a run --
 
-    @precondition(lambda self: self.ended)
-    @rule()
-    def nothing_more_happens(self) -> None:
-        """A run that has ended stays so."""
+    @precondition(lambda self: self.sent and len(self.frames) >= self.good)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        if not self.ended:
+            getattr(self, self.end)(data)
 
     def ends(
         self, act: Callable[[], Any], kind: type[GenlockError], *, rank: int | None, name: str | None
@@ -296,7 +295,6 @@ class Runs(RuleBasedStateMachine):
         return end
 
     @ending
-    @rule(data=st.data())
     def one_refuses(self, data: st.DataObject) -> None:
         """The others, who have accepted, hear of it; nobody is left in the broadcast."""
         rank = data.draw(st.integers(1, self.size - 1))
@@ -309,7 +307,6 @@ class Runs(RuleBasedStateMachine):
         assert {str(outcome) for outcome in self.outcomes.values()} <= {str(end)}
 
     @ending
-    @rule(data=st.data())
     def a_frame_comes_again(self, data: st.DataObject) -> None:
         """A duplicate, or one from before, never touches anything."""
         prepared = data.draw(st.sampled_from(self.sent))
@@ -317,17 +314,15 @@ class Runs(RuleBasedStateMachine):
         assert "a duplicate, or older" in str(end)
 
     @ending
-    @rule(count=st.integers(1, 3))
-    def a_frame_is_skipped(self, count: int) -> None:
+    def a_frame_is_skipped(self, data: st.DataObject) -> None:
         state = self.mesh.sender
-        for _ in range(count):
+        for _ in range(data.draw(st.integers(1, 3))):
             _, state = prepare_notice(Action.NOOP, state)
         prepared, _ = prepare(make(state, cut=True), state)
         end = self.nobody_enters(lambda: self.mesh.leader.infer(prepared), PeerRefused, rank=-1, name="call_id")
         assert "(a gap)" in str(end)
 
     @ending
-    @rule(data=st.data())
     def a_frame_is_changed_on_the_way(self, data: st.DataObject) -> None:
         prepared = self.next_chunk()
         frame = bytearray(prepared.frame)
@@ -337,10 +332,9 @@ class Runs(RuleBasedStateMachine):
         assert all(isinstance(outcome, FrameRefused | DigestMismatch) for outcome in self.outcomes.values())
 
     @ending
-    @rule(data=st.data(), harm=st.sampled_from(Harm))
-    def the_broadcast_lies(self, data: st.DataObject, harm: Harm) -> None:
+    def the_broadcast_lies(self, data: st.DataObject) -> None:
         """No error anywhere in the backend; the digest finds it, and the rank is named."""
-        rank = data.draw(st.integers(1, self.size - 1))
+        rank, harm = data.draw(st.integers(1, self.size - 1)), data.draw(st.sampled_from(Harm))
         self.mesh.backend.harm = {rank: harm}
         name = "payload_bytes" if harm in (Harm.SHORT, Harm.WORDS) else "payload_digest"
         self.ends(lambda: self.mesh.chunk(cut=True), DigestMismatch, rank=rank, name=name)
@@ -348,7 +342,13 @@ class Runs(RuleBasedStateMachine):
         assert isinstance(self.outcomes[rank], DigestMismatch)
 
     @ending
-    @rule(data=st.data())
+    def the_broadcast_fails_on_one(self, data: st.DataObject) -> None:
+        """The others have what was sent; whoever only says that it waited in vain is not to blame, nor is rank 0."""
+        self.mesh.backend.late = {data.draw(st.integers(0, self.size - 1))}
+        end = self.ends(lambda: self.mesh.chunk(cut=True), RankSilent, rank=None, name="")
+        assert {str(outcome) for outcome in self.outcomes.values()} == {str(end)}
+
+    @ending
     def one_fails_at_its_work(self, data: st.DataObject) -> None:
         """In place of its verdict it says why; the class, and so the exit code, is its own."""
         rank = data.draw(st.integers(1, self.size - 1))
@@ -359,9 +359,9 @@ class Runs(RuleBasedStateMachine):
         assert all(type(outcome) is CallCount and outcome.rank == rank for outcome in others)
 
     @ending
-    @rule(data=st.data(), column=st.sampled_from(("ledger", "end", "observed_calls")))
-    def one_differs(self, data: st.DataObject, column: str) -> None:
+    def one_differs(self, data: st.DataObject) -> None:
         rank = data.draw(st.integers(1, self.size - 1))
+        column = data.draw(st.sampled_from(("ledger", "end", "observed_calls")))
         self.mesh.workers[rank].alters = {column: 77}
         end = self.ends(lambda: self.mesh.chunk(cut=True), MeshDisagrees, rank=rank, name=column)
         assert {str(outcome) for outcome in self.outcomes.values()} == {str(end)}
@@ -373,14 +373,12 @@ class Runs(RuleBasedStateMachine):
         assert {str(outcome) for outcome in self.outcomes.values()} <= {str(end)}
 
     @ending
-    @rule(data=st.data())
     def one_dies_before_it_answers(self, data: st.DataObject) -> None:
         rank = data.draw(st.integers(1, self.size - 1))
         self.mesh.workers[rank].dies_at = Phase.ACCEPT
         self.dies(rank)
 
     @ending
-    @rule(data=st.data())
     def one_dies_inside_the_broadcast(self, data: st.DataObject) -> None:
         """The backend tells its peers that it failed, and not because of whom."""
         rank = data.draw(st.integers(1, self.size - 1))
@@ -388,14 +386,12 @@ class Runs(RuleBasedStateMachine):
         self.dies(rank)
 
     @ending
-    @rule(data=st.data())
     def one_dies_before_its_verdict(self, data: st.DataObject) -> None:
         rank = data.draw(st.integers(1, self.size - 1))
         self.mesh.workers[rank].dies_at = Phase.VERDICT
         self.dies(rank)
 
     @ending
-    @rule(data=st.data())
     def one_fails_and_the_others_only_see_that_it_is_gone(self, data: st.DataObject) -> None:
         """The echo of a failure in the collectives is not taken for its cause, whoever is heard first."""
         rank = data.draw(st.integers(1, self.size - 1))
@@ -407,16 +403,14 @@ class Runs(RuleBasedStateMachine):
         assert {str(outcome) for number, outcome in self.outcomes.items() if number != rank} <= {str(end)}
 
     @ending
-    @rule()
-    def shut_down(self) -> None:
+    def shut_down(self, data: st.DataObject) -> None:
         frame, _ = prepare_notice(Action.SHUTDOWN, self.mesh.sender)
         self.mesh.leader.shutdown(frame)
         self.ended = True
         assert all(isinstance(outcome, Stop) for outcome in self.mesh.join().values())
 
     @ending
-    @rule()
-    def rank_0_gives_up(self) -> None:
+    def rank_0_gives_up(self, data: st.DataObject) -> None:
         self.ended = True
         fault = Fault(code="GL-IO-01", rank=0, field="", text="GL-IO-01: rank 0: the disk is full; free some")
         self.mesh.leader.error(prepare_notice(Action.ERROR, self.mesh.sender, fault=fault)[0])
@@ -424,8 +418,7 @@ class Runs(RuleBasedStateMachine):
             assert (str(outcome), outcome.exit_code) == ("GL-IO-01: rank 0: the disk is full; free some", 5)
 
     @ending
-    @rule()
-    def rank_0_is_gone(self) -> None:
+    def rank_0_is_gone(self, data: st.DataObject) -> None:
         self.ended = True
         self.mesh.leader.close()
         for outcome in self.mesh.join().values():
@@ -438,6 +431,18 @@ def test_a_run_is_the_same_on_every_rank_and_ends_with_the_right_name(end: str) 
     examples = max(settings().max_examples // SHARE, 2)
     run_state_machine_as_test(lambda: Runs(end), settings=settings(max_examples=examples, stateful_step_count=20))
     assert Runs.seen[end] > 1, "a search worth its name comes to the end it is for, and not only in its simplest case"
+
+
+@pytest.mark.parametrize("harm", Harm)
+def test_whatever_the_broadcast_hands_over_in_place_of_the_payload_is_found(mesh: Any, harm: Harm) -> None:
+    run = mesh(3)
+    run.chunk()
+    run.backend.harm = {2: harm}
+    with pytest.raises(DigestMismatch) as end:
+        run.chunk()
+    assert (end.value.rank, end.value.call_id) == (2, 2)
+    run.join()
+    assert [len(worker.chunks) for worker in run.workers.values()] == [2, 1], "it computes nothing with it"
 
 
 # -- silence -----------------------------------------------------------------------------------------------------
@@ -565,6 +570,16 @@ def test_an_error_without_a_reason_is_still_an_end() -> None:
     leader.send(seal(stamp, b"")[1], within_s=LONG_S)
     with pytest.raises(PeerRefused, match="rank 0 ended the run without saying why"):
         follower.next()
+
+
+def test_a_worker_that_was_left_alone_learns_that_rank_0_is_gone() -> None:
+    """The collective only said that somebody is."""
+    follower, leader, _ = follower_and_leader()
+    leader.close()
+    end = follower.fail(LinkBroken("another rank left the collective"))
+    assert (type(end), end.rank) == (LinkBroken, 0)
+    known = LinkBroken("it is gone", rank=2)
+    assert follower.fail(known) is known
 
 
 def test_last_words_to_somebody_who_is_gone_are_no_error() -> None:

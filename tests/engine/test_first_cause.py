@@ -188,14 +188,49 @@ def test_a_broken_pipe_to_a_rank_that_says_why_it_left_is_no_cause() -> None:
     assert (found.rank, found.told_by, found.kind) == (1, 0, Kind.TIMEOUT)
 
 
-@given(st.permutations([Kind.BROKEN_PIPE, Kind.ABORT]), small)
-def test_an_abort_without_a_record_counts_like_a_broken_pipe(kinds: list[Kind], chunk: int) -> None:
+@given(small)
+def test_an_abort_without_a_record_counts_like_a_broken_pipe(chunk: int) -> None:
     """Then the earlier chunk decides."""
     assume(chunk != 1)
-    lost = replace(timeout(1, chunk, 1, 1), kind=Kind.BROKEN_PIPE)
+    lost = replace(timeout(1, chunk, 1, 1), kind=Kind.BROKEN_PIPE, names=2)
     found = first_cause([seen(0, returncode=-signal.SIGABRT), seen(1, returncode=11)], [lost])
     assert found is not None
     assert found.kind is (Kind.ABORT if chunk > 1 else Kind.BROKEN_PIPE)
+
+
+@given(st.sampled_from([-1, 0, 2]), small)
+def test_a_broken_pipe_that_an_abort_explains_comes_after_it(names: int, chunk: int) -> None:
+    lost = [
+        replace(timeout(1, chunk, chunk, 1), kind=Kind.BROKEN_PIPE, names=names),
+        replace(timeout(2, chunk, chunk, 1), kind=Kind.BROKEN_PIPE, names=0),
+    ]
+    found = first_cause([seen(0, returncode=-signal.SIGABRT)], lost)
+    assert found is not None
+    assert (found.rank, found.kind, found.exit_code) == (0, Kind.ABORT, 11)
+
+
+@given(small, small, st.permutations(range(3)), st.sampled_from(["no record", "lost a peer", "own deadline"]))
+def test_the_rank_that_did_not_come_to_a_collective_is_named(chunk: int, op: int, ranks: list[int], end: str) -> None:
+    """Two ranks are in it. One of them gives up, the other loses it; the backend can tell neither of them of whom."""
+    gave_up, lost_it, away = ranks
+    written = [timeout(gave_up, chunk, chunk, op), replace(timeout(lost_it, chunk, chunk, op), kind=Kind.BROKEN_PIPE)]
+    if end == "lost a peer":
+        written.append(replace(timeout(away, chunk, chunk, op), kind=Kind.BROKEN_PIPE, names=gave_up))
+    if end == "own deadline":
+        written.append(replace(timeout(away, chunk, chunk, op), names=away))
+    observations = [seen(rank, returncode=12, chunk=chunk, call_id=chunk, op=op) for rank in (gave_up, lost_it)]
+    observations.append(seen(away, chunk=chunk, call_id=chunk, op=op))
+    found = first_cause(observations, written)
+    assert found is not None
+    assert (found.rank, found.kind, found.exit_code) == (away, Kind.TIMEOUT, 12)
+
+
+def test_a_link_that_is_cut_is_told_by_its_two_ends() -> None:
+    """Each names the other; a third waits in vain for both."""
+    lost = [replace(timeout(rank, 3, 3, 1), kind=Kind.BROKEN_PIPE, exit_code=11, names=1 - rank) for rank in (0, 1)]
+    found = first_cause([], [*lost, timeout(2, 3, 3, 1)])
+    assert found is not None
+    assert (found.kind, found.told_by, found.rank) == (Kind.BROKEN_PIPE, 0, 1)
 
 
 def timeout(rank: int, chunk: int, call_id: int, op: int) -> Cause:

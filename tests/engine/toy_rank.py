@@ -36,11 +36,12 @@ class Toy:
         self.deadlines = Deadlines(answer_s=float(str(told["deadline"])), deliver_s=4.0, load_s=5.0)
         faults = faults_from(from_environment().faults)
         self.watch = Watch(place, self.deadlines, folder, faults, Recorder(recorder_path(folder, place.rank), 256))
-        self.peers = self.meet(folder / "socket")
+        self.peers: dict[int, socket.socket] = {}
 
-    def meet(self, path: Path) -> dict[int, socket.socket]:
+    def meet(self) -> None:
+        assert self.place.supervised is not None
+        path, peers = Path(self.place.supervised.run_dir) / "socket", self.peers
         self.enter(Phase.GATE_1)
-        peers = {}
         if self.place.rank == 0:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(path) + ".new")
@@ -58,7 +59,6 @@ class Toy:
         for rank, peer in peers.items():
             peer.settimeout(self.deadlines.group_s)
             self.watch.hang_up(peer.fileno(), rank)
-        return peers
 
     def enter(self, phase: Phase, chunk: int = -1) -> None:
         self.watch.enter(phase, call_id=chunk, chunk=chunk)
@@ -86,8 +86,8 @@ class Toy:
             sys.stdout.flush()
             os._exit(int(more))
 
-    def exchange(self, word: bytes) -> bytes:
-        """One lockstep round: rank 0 says, the others answer."""
+    def exchange(self, word: bytes, *, collective: bool) -> bytes:
+        """One lockstep round: rank 0 says, the others answer. The errors of a collective name nobody."""
         said = b""
         for rank, peer in self.peers.items():
             try:
@@ -97,13 +97,24 @@ class Toy:
                 if self.place.rank > 0:
                     peer.send(said)
             except TimeoutError:
+                if collective:
+                    raise RuntimeError("Timed out waiting 1800ms for recv operation to complete") from None
                 raise LinkTimeout("it does not answer", rank=rank) from None
             except OSError:
                 said = b""
+            if not said and collective:
+                raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:4711")
             if not said:
                 raise LinkBroken("it is gone", rank=rank)
         self.watch.tick()
         return said
+
+    def announce(self, word: bytes) -> None:
+        for rank, peer in self.peers.items():
+            try:
+                peer.send(word)
+            except OSError:
+                raise LinkBroken("it is gone", rank=rank) from None
 
     def wait_for_word(self) -> bytes:
         """A worker waits for ever for a frame; rank 0 for as long as it takes to be asked."""
@@ -118,6 +129,7 @@ class Toy:
         return word
 
     def run(self) -> None:
+        self.meet()
         for phase in (Phase.LOAD, Phase.WARM_UP):
             self.enter(phase)
             time.sleep(0.05)
@@ -130,17 +142,15 @@ class Toy:
             if word == b"q":
                 break
             if self.place.rank == 0:
-                for peer in self.peers.values():
-                    peer.send(b"g")
+                self.announce(b"g")
             for phase in (Phase.PAYLOAD, Phase.CALL, Phase.VERDICT):
                 self.enter(phase, chunk)
-                self.exchange(b"x")
+                self.exchange(b"x", collective=phase is not Phase.VERDICT)
             chunk += 1
         self.enter(Phase.EXIT, chunk)
         if self.place.rank == 0:
             print(f"{chunk} chunks")
-            for peer in self.peers.values():
-                peer.send(b"q")
+            self.announce(b"q")
         for peer in self.peers.values():
             self.watch.let_go(peer.fileno())
             peer.close()

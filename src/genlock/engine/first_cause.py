@@ -10,7 +10,7 @@ the lower rank. The victim of a kill writes no record; its peers do. No torch.
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from genlock.errors import EXIT_CODES, RankDied, RankSilent
@@ -89,10 +89,11 @@ class FirstCause:
 def first_cause(observations: Sequence[Seen], causes: Sequence[Cause]) -> FirstCause | None:
     """The account of the end of a job; None where nothing went wrong. At most one record and one observation a rank."""
     written = {cause.rank: cause for cause in causes}
-    ends = [_blame(cause, observations, written) for cause in causes]
-    ends += [end for seen in observations if seen.rank not in written and (end := from_outside(seen)) is not None]
     # A rank that wrote and was then stopped, or hangs on its way out, is judged by what it wrote.
-    return min(ends, key=lambda end: _order(end, written), default=None)
+    outside = [end for seen in observations if seen.rank not in written and (end := from_outside(seen)) is not None]
+    ends = [_blame(cause, observations, written) for cause in causes] + outside
+    kinds = {end.rank: end.kind for end in outside} | {rank: cause.kind for rank, cause in written.items()}
+    return min(ends, key=lambda end: _order(end, written, kinds), default=None)
 
 
 def from_outside(seen: Seen) -> FirstCause | None:
@@ -151,15 +152,12 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _blame(cause: Cause, observations: Sequence[Seen], written: dict[int, Cause]) -> FirstCause:
-    """A record as an account. Who: the rank it names; of a timeout, the one that has got least far; its writer."""
-    at: dict[int, Seen | Cause] = {seen.rank: seen for seen in observations} | written
+def _blame(cause: Cause, observations: Sequence[Seen], written: Mapping[int, Cause]) -> FirstCause:
+    """A record as an account: of the rank it holds responsible, or of its writer."""
+    at: dict[int, Seen | Cause] = {**{seen.rank: seen for seen in observations}, **written}
     who = cause.names if cause.names >= 0 else cause.rank
     if cause.kind is Kind.TIMEOUT:
-        busy = [rank for rank in at if at[rank].phase is not Phase.IDLE and at[rank].call_id >= 0]
-        behind = min(busy, key=lambda rank: (_place(at[rank]), rank), default=who)
-        if behind in at and _place(at[behind]) < min(_place(cause), _place(at.get(who, cause))):
-            who = behind
+        who = _whom_it_waited_for(cause, at, who)
     where = at.get(who, cause)
     pids = {seen.rank: seen.pid for seen in observations}
     return FirstCause(
@@ -178,17 +176,47 @@ def _blame(cause: Cause, observations: Sequence[Seen], written: dict[int, Cause]
     )
 
 
+def _whom_it_waited_for(cause: Cause, at: Mapping[int, Seen | Cause], named: int) -> int:
+    """The rank that has got least far. One that waits for a frame holds nobody up; nor does one that was in the same
+    collective, whose record names nobody either: a collective's error knows only that somebody did not come."""
+    busy = [rank for rank in at if at[rank].phase is not Phase.IDLE and (at[rank].call_id >= 0 or cause.call_id < 0)]
+    if cause.names < 0:
+        busy = [rank for rank in busy if rank != cause.rank and not _was_in_a_collective(at[rank])]
+    behind = min(busy, key=lambda rank: (_place(at[rank]), rank), default=named)
+    if cause.names < 0 or _place(at.get(behind, cause)) < min(_place(cause), _place(at.get(named, cause))):
+        return behind
+    return named
+
+
+def _was_in_a_collective(end: Seen | Cause) -> bool:
+    return isinstance(end, Cause) and end.kind in (Kind.TIMEOUT, Kind.BROKEN_PIPE) and end.names < 0
+
+
 def _place(at: Seen | Cause) -> tuple[int, int, int]:
     return at.chunk, at.call_id, at.op
 
 
-def _order(end: FirstCause, written: dict[int, Cause]) -> tuple[int, int, int, int, int]:
-    """A broken pipe to a rank that itself says why it left is no cause: that rank's own record is."""
-    level = LEVEL[end.kind]
-    record = written.get(end.told_by)
-    if record is not None and record.kind is Kind.BROKEN_PIPE:
-        other = written.get(record.names)
-        if other is not None and other.kind is not Kind.BROKEN_PIPE:
-            level = AFTER_ALL
-    at = record if record is not None else end
-    return level, at.chunk, at.call_id, at.op, end.told_by if end.told_by >= 0 else end.rank
+def _order(end: FirstCause, written: Mapping[int, Cause], kinds: Mapping[int, Kind]) -> tuple[int, int, int, int, int]:
+    teller = end.told_by if end.told_by >= 0 else end.rank
+    at = written.get(teller, end)
+    level = AFTER_ALL if _is_an_answer(teller, written, kinds) else LEVEL[end.kind]
+    return level, at.chunk, at.call_id, at.op, teller
+
+
+def _is_an_answer(rank: int, written: Mapping[int, Cause], kinds: Mapping[int, Kind]) -> bool:
+    """Whether a rank lost a peer that left for a reason of its own: then that peer's end is told and not this one's.
+
+    Of a record that names nobody: whether any other rank did.
+    """
+    met: set[int] = set()
+    todo = [rank]
+    while todo:
+        rank = todo.pop()
+        if rank in met or rank not in kinds:
+            continue
+        if kinds[rank] is not Kind.BROKEN_PIPE:
+            return bool(met)
+        met.add(rank)
+        names = written[rank].names if rank in written else -1
+        todo += [names] if names >= 0 else [other for other in kinds if other != rank]
+    return False

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -37,13 +37,13 @@ from typing import Any
 
 from genlock.engine.first_cause import FirstCause, Seen, first_cause
 from genlock.errors import EXIT_CODES, InputOutputError, LaunchRefused, UsageError
-from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, limit_s, read_up
+from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, limit_s, read_up
 from genlock.observe.cause import Cause, read_all
 from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Phase, rank_environment
 
 KEY_BYTES = 32
 POLL_S = 0.1
-STILL_PERIODS = 3  # beacons that did not come, before a rank counts as still
+STILL_S = 1.0  # without a beacon, or half of D if that is longer, before a rank counts as still
 STACKS_S = 0.2  # for a rank that hangs to write down where
 LOG_LINES = 8  # of a rank's own output, quoted where it says more than we can
 INTERRUPTED = 130
@@ -174,7 +174,7 @@ class _Rank:
             op=self.beacon.op,
             ours=self.ours,
             stopped_s=0.0 if self.stopped_s is None else max(now_s - self.stopped_s, 1e-3),
-            still=still and self.returncode is None and self.beacon.phase is not Phase.LAUNCH,
+            still=still,
             overdue=self.overdue,
             late=self.late,
             early=self.early,
@@ -381,12 +381,14 @@ class _Job:
         """After the first sign of failure: hear the other ranks out, end what is left, say what came first."""
         now_s = time.monotonic()
         hanging = [rank for rank in wrong if rank.returncode is None]
-        judged = {rank.rank: seen for rank, seen in self._observations(now_s) if rank in hanging}
+        silent = self._silent()  # now, before the wait: a machine that is busy with so many ends is slow to speak
+        judged = {seen.rank: seen for seen in self._observations(now_s, silent)}
         self._ask_for_stacks(hanging)
         for rank in hanging:
             rank.kill()
         self._hear_out(self.ranks, self.deadlines.records_s)
-        observations = [judged.get(rank.rank, seen) for rank, seen in self._observations(time.monotonic())]
+        later = self._observations(time.monotonic(), silent)
+        observations = [judged[seen.rank] if self.ranks[seen.rank] in hanging else seen for seen in later]
         self._ask_for_stacks(self.ranks)
         self._end_all()
         causes = {cause.rank: cause for cause in read_all(self.folder)} | self.causes
@@ -412,10 +414,16 @@ class _Job:
             os.kill(rank.process.pid, STACKS_SIGNAL)
         self._hear_out(asked, STACKS_S)
 
-    def _observations(self, now_s: float) -> list[tuple[_Rank, Seen]]:
-        newest_s = max(rank.heard_s for rank in self.ranks)
-        still_s = STILL_PERIODS * beacon_period_s(self.deadlines)
-        return [(rank, rank.seen(now_s, still=newest_s - rank.heard_s > still_s)) for rank in self.ranks]
+    def _observations(self, now_s: float, silent: Collection[int]) -> list[Seen]:
+        return [rank.seen(now_s, still=rank.rank in silent) for rank in self.ranks]
+
+    def _silent(self) -> set[int]:
+        """Ranks of which nothing was heard for a while in which others were. Whoever waited for one of them waited
+        longer than that before it gave up."""
+        speaking = [rank for rank in self.ranks if rank.beacon.phase is not Phase.LAUNCH]
+        newest_s = max((rank.heard_s for rank in speaking), default=0.0)
+        still_s = max(STILL_S, self.deadlines.answer_s / 2)
+        return {rank.rank for rank in speaking if rank.returncode is None and newest_s - rank.heard_s > still_s}
 
     def _block(self, found: FirstCause) -> str:
         """What, who, where, remedy; and a worker's own last words, where it left no record."""

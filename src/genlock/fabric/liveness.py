@@ -208,8 +208,9 @@ class Watch:
                 events = self._poll.poll(self.period_s / 2)
                 now_s = time.monotonic()
                 if now_s - self._looked_s > self._deadlines.answer_s / 2:
-                    # This whole process was stopped: hear first what came meanwhile, then judge.
+                    # This whole process was stopped, perhaps with its peers: clocks begin anew, what came is heard.
                     self._heard_s = {rank: max(heard_s, now_s) for rank, heard_s in self._heard_s.items()}
+                    self._since_s = now_s
                 self._looked_s = now_s
                 for descriptor, flags in events:
                     self._on_event(descriptor, flags, now_s)
@@ -306,10 +307,10 @@ class Watch:
         allowed_s = limit_s(self._deadlines, beacon.phase)
         if allowed_s is not None and in_phase_s > allowed_s:
             self.fail(RankSilent(f"no progress for {in_phase_s:.1f} seconds in phase {beacon.phase}", rank=self.rank))
-        if self._leave_by_s is not None and now_s > self._leave_by_s:
-            self.fail(KeyboardInterrupt("asked to end, and rank 0 did not end the run in time"))
         if beacon.phase is Phase.EXIT:
             return
+        if self._leave_by_s is not None and now_s > self._leave_by_s:
+            self.fail(KeyboardInterrupt("asked to end, and rank 0 did not end the run in time"))
         for rank, hung_s in list(self._hung.items()):
             if now_s - hung_s > HANG_UP_GRACE * self._deadlines.records_s:
                 self.fail(LinkBroken("it closed its connection", rank=rank))
@@ -319,8 +320,10 @@ class Watch:
 
     def _wind_up(self, now_s: float) -> None:
         """The last resort, for when this thread does not run again: native code that keeps the interpreter to itself.
-        A timer of the interpreter's, without Python, ends the process then; later than this thread would have, and
-        than the supervisor."""
+        A timer of the interpreter's, without Python, ends the process then, later than this thread would have. Our
+        supervisor sees such a rank itself, and better: the timer also runs while everything is frozen."""
+        if self._supervised:
+            return
         allowed_s = limit_s(self._deadlines, self._beacon.phase) or self._deadlines.answer_s
         left_s = max(0.0, allowed_s - (now_s - self._since_s)) if self._beacon.phase is not Phase.IDLE else allowed_s
         faulthandler.dump_traceback_later(left_s + LAST_RESORT * self._deadlines.grace_s, exit=True, file=self._stacks)
@@ -359,19 +362,18 @@ class Watch:
                 time.sleep(1.0)
         try:
             self._send_up(up_bytes(cause))
-            cause.write(self._run_dir)
             if self._recorder is not None:
-                self._recorder.note(
-                    FAILURE, call_id=cause.call_id, chunk=cause.chunk, op=cause.op, text=f"{cause.code} {cause.text}"
-                )
+                text = f"{cause.code} {cause.text}"
+                self._recorder.note(FAILURE, call_id=cause.call_id, chunk=cause.chunk, op=cause.op, text=text)
+            if not self._supervised:
+                os.write(2, f"rank {self.rank}: {cause.code}: {cause.text}; {cause.remedy}\n".encode())
+            cause.write(self._run_dir)
             if cause.kind is Kind.DEFECT:
                 self._stacks.write("".join(traceback.format_exception(error)))
                 self._stacks.flush()
-            if cause.kind in (Kind.TIMEOUT, Kind.BROKEN_PIPE):
+            elif cause.kind in (Kind.TIMEOUT, Kind.BROKEN_PIPE):
                 faulthandler.dump_traceback(file=self._stacks, all_threads=True)
-            if not self._supervised:
-                os.write(2, f"rank {self.rank}: {cause.code}: {cause.text}; {cause.remedy}\n".encode())
-        finally:  # a full disk keeps no rank alive
+        finally:  # neither a full disk nor a closed terminal keeps a rank alive
             os._exit(cause.exit_code)
 
     def _take_signals(self) -> None:

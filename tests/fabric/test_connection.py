@@ -232,6 +232,19 @@ def test_signal_handlers_run_while_a_frame_is_waited_for() -> None:
             signal.signal(signal.SIGALRM, before)
 
 
+def test_a_host_that_vanishes_is_noticed_in_twenty_seconds_whether_or_not_it_was_sent_something() -> None:
+    with joined("tcp") as ends:
+        for end in ends:
+            copy = socket.socket(fileno=os.dup(end.fileno()))
+            with closing(copy):
+                said = [
+                    copy.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                    copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
+                    copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+                ]
+            assert said == [1, 1, 20_000]
+
+
 # -- many at once ------------------------------------------------------------------------------------------------
 
 

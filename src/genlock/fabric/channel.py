@@ -53,15 +53,16 @@ from genlock.wire.prepare import FAULT, Announced, Prepared, Received, check_pay
 from genlock.wire.result import Fault, fault_of
 from genlock.wire.verdict import Verdict, compare, compare_references, unpack
 
-_NOTHING = Stamp(action=Action.NOOP, plan=Plan.V1_GENERATOR_ONLY, call_id=0, chunk_index=-1, cache_epoch=0)
+CAUSE_S = 0.3  # that rank 0 listens for last words, once something has failed that may be an echo
+LAST_WORD_S = 0.2  # for an ERROR or a fault to be handed to the system, at each peer, when all is lost anyway
 CONSEQUENCES = (RankDied, RankSilent)  # errors that may be another error's echo
+UNREADABLE = (FrameRefused, DigestMismatch, EnvelopeRefused)
+assert FRAME_BYTES_MAX <= FRAME_MOST
+
+_NOTHING = Stamp(action=Action.NOOP, plan=Plan.V1_GENERATOR_ONLY, call_id=0, chunk_index=-1, cache_epoch=0)
 
 T = TypeVar("T")
 Failure = TypeVar("Failure", bound=GenlockError)
-
-assert FRAME_BYTES_MAX <= FRAME_MOST
-CAUSE_S = 0.3  # that rank 0 listens for last words, once something has failed that names nobody
-LAST_WORD_S = 0.2  # for an ERROR or a fault to be handed to the system, at each peer, when all is lost anyway
 
 
 class Payloads(Protocol):
@@ -78,7 +79,7 @@ class OnPhase(Protocol):
     def __call__(self, phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None: ...
 
 
-Look = Callable[[], Verdict]
+Look = Callable[[], Verdict]  # well within a verdict's deadline
 
 
 def untold(phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None:
@@ -243,9 +244,7 @@ class Leader:
         while all(map(_is_consequence, self._last_words.values())):
             left = {rank: self._workers[rank] for rank in self._workers.keys() - gone - self._last_words.keys()}
             said, missing = gather(left, within_s=max(until - time.monotonic(), 0.0), ends=is_fault)
-            with contextlib.suppress(
-                FrameRefused, DigestMismatch, EnvelopeRefused
-            ):  # it was a last word, if no clear one
+            with contextlib.suppress(*UNREADABLE):  # it was a last word, if no clear one
                 self._note_last_words(said)
             if isinstance(missing, LinkBroken) and missing.rank is not None:
                 gone.add(missing.rank)

@@ -40,7 +40,7 @@ SLICE_S = 0.25  # of a long wait: a signal that another thread took is handled b
 CHALLENGE_S = 5.0
 CLIENTS_MOST = 64  # challenged at once; further ones are turned away and come again
 RETRY_S = 0.05
-KEEPALIVE_S = 5  # idle before the first probe and between probes, TCP; the third that is lost breaks the connection
+KEEPALIVE_S, PROBES = 5, 3  # TCP: idle before the first probe and between probes; how many may be lost
 
 _LENGTH = struct.Struct("<I")
 _HELLO = struct.Struct("<4sHII8s32s")  # magic, version, rank, world, channel, the client's nonce
@@ -420,14 +420,15 @@ def _dial(address: Address, within_s: float) -> socket.socket:
 
 
 def _set_up(stream: socket.socket) -> None:
-    """TCP: small frames leave at once, and a host that vanished is noticed even if nothing is sent."""
+    """TCP: small frames leave at once, and a host that vanished is noticed, whether or not something was sent to it."""
     if stream.family == socket.AF_UNIX:
         return
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * KEEPALIVE_S * (1 + PROBES))
 
 
 def _hung_up(connection: Connection) -> bool:

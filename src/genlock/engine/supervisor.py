@@ -361,7 +361,11 @@ class _Job:
         """A worker that ended well while rank 0 goes on, neither of them on the way out."""
         going_on = self.ranks[0].returncode is None and self.ranks[0].beacon.phase not in (Phase.DRAIN, Phase.EXIT)
         waited = rank.ended_s is not None and now_s - rank.ended_s > self.deadlines.records_s
-        return going_on and waited and rank.beacon.phase is not Phase.EXIT and rank.beacon.watched
+        return going_on and waited and self._left_unasked(rank)
+
+    def _left_unasked(self, rank: _Rank) -> bool:
+        on_its_way = rank.beacon.phase is Phase.EXIT or not rank.beacon.watched
+        return rank.returncode == 0 and not on_its_way and self.ranks[0].returncode != 0
 
     def _ask_to_drain(self, now_s: float) -> None:
         """Rank 0 finishes the chunk in flight; while the ranks are starting there is none, and the run just ends."""
@@ -387,6 +391,8 @@ class _Job:
         for rank in hanging:
             rank.kill()
         self._hear_out(self.ranks, self.deadlines.records_s)
+        for rank in self.ranks[1:]:
+            rank.early |= self._left_unasked(rank)
         later = self._observations(time.monotonic(), silent)
         observations = [judged[seen.rank] if self.ranks[seen.rank] in hanging else seen for seen in later]
         self._ask_for_stacks(self.ranks)

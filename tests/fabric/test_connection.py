@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import os
+import random
 import select
 import signal
 import socket
@@ -34,6 +36,7 @@ from tests.fabric.conftest import (
 from genlock.errors import FrameRefused, GateMissed, LaunchRefused, LinkBroken, LinkTimeout
 from genlock.fabric.address import Address
 from genlock.fabric.connection import (
+    _HELLO,
     BEACON,
     CLIENTS_MOST,
     FRAME_MOST,
@@ -451,6 +454,31 @@ def test_a_worker_waits_for_a_listener_that_comes_late(kind: str) -> None:
 
         came = together({0: late, 1: lambda: guest(address)})
         assert isinstance(came[1], SocketConnection)
+
+
+def test_no_greeting_comes_in_but_the_right_one() -> None:
+    """One flipped bit of it, or anything else, is refused or closed, and the door goes on."""
+    draw = random.Random(0)
+    with ADDRESSES["unix"]() as address, closing(listen(place(), address, KEY)) as door:
+        arrived: dict[int, Connection] = {}
+        with beside(lambda: arrived.update(all_of(door))):
+            for number in range(100):
+                client = SocketConnection(strange(address, b""), peer=0)
+                nonce = client.receive(within_s=LONG_S)
+                body = _HELLO.pack(b"gnlh", 1, 1, 2, b"control", draw.randbytes(32))
+                greeting = bytearray(body + hmac.digest(KEY, b"guest" + nonce + body, "sha256"))
+                if number % 2:
+                    greeting[draw.randrange(len(greeting))] ^= 1 << draw.randrange(8)
+                else:
+                    greeting = bytearray(draw.randbytes(draw.randrange(2 * len(greeting))))
+                client.send(bytes(greeting), within_s=LONG_S)
+                answer = caught(lambda client=client: client.receive(within_s=LONG_S))
+                assert isinstance(answer, LinkBroken) or answer[32:], "a reason, or no answer"
+                assert not arrived
+                client.close()
+            own = guest(address)
+        arrived[1].send(b"in", within_s=LONG_S)
+        assert own.receive(within_s=LONG_S) == b"in"
 
 
 def test_one_who_only_pretends_to_be_rank_0_lets_nobody_in() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -12,7 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -514,6 +515,17 @@ def test_a_port_in_use_is_one_line() -> None:
     refused = pytest.raises(LaunchRefused, match=r"rank 0 cannot listen: Address already in use; .*--control-port")
     with ADDRESSES["tcp"]() as address, closing(listen(place(), address, KEY)), refused:
         listen(place(), address, KEY)
+
+
+def test_too_many_open_files_are_one_line_and_not_a_deadline() -> None:
+    with ADDRESSES["unix"]() as address, closing(listen(place(), address, KEY)) as door, ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
+        stack.enter_context(strange(address, b""))
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        with pytest.raises(LaunchRefused, match="cannot let anybody in: Too many open files; raise the limit"):
+            door.accept_all(within_s=LONG_S)
 
 
 def test_a_live_run_is_not_pushed_out_of_its_socket_and_a_dead_one_is() -> None:

@@ -17,6 +17,7 @@ Knows no frame's meaning, and loads no torch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hmac
 import os
 import secrets
@@ -42,6 +43,7 @@ CLIENTS_MOST = 64  # challenged at once; further ones are turned away and come a
 RETRY_S = 0.05
 KEEPALIVE_S, PROBES = 5, 3  # TCP: idle before the first probe and between probes; how many may be lost
 
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _LENGTH = struct.Struct("<I")
 _HELLO = struct.Struct("<4sHII8s32s")  # magic, version, rank, world, channel, the client's nonce
 _HELLO_MAGIC, _HELLO_VERSION = b"gnlh", 1
@@ -233,7 +235,8 @@ class Listener:
         self._challenged = threading.Semaphore(CLIENTS_MOST)
 
     def accept_all(self, *, within_s: float, channel: str = CONTROL) -> dict[int, Connection]:
-        """A connection to every worker, by rank. Raises GateMissed naming the ranks that did not come."""
+        """A connection to every worker, by rank. Raises GateMissed naming the ranks that did not come, LaunchRefused if
+        the system lets nobody in."""
         until = time.monotonic() + within_s
         poll = select.poll()
         poll.register(self._door, select.POLLIN)
@@ -268,8 +271,14 @@ class Listener:
     def _let_in(self) -> None:
         try:
             client, _ = self._door.accept()
-        except OSError:  # it has gone again
-            return
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise LaunchRefused(
+                    f"rank 0 cannot let anybody in: {_reason(error)}",
+                    where=str(self._address),
+                    remedy="raise the limit of open files (ulimit -n), or free memory",
+                ) from None
+            return  # who knocked has gone again
         if not self._challenged.acquire(blocking=False):
             client.close()
             return

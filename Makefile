@@ -3,6 +3,7 @@
 #   make demo      a video from a prompt, and its contact sheet, in out/
 #   make test      everything that is checked: style, types, walls, golden replay, all tests
 #   make check     the quick half of it: style, types, house rules, generated docs
+#   make prove     a mesh on this machine: every rank killed and stopped in every phase, 50 clean runs; half an hour
 #   make evaluate  the shipped model against its bars: about an hour on two cores; stopped, it goes on where it was
 #
 # PIP_ARGS is passed to that one install, PYTHON chooses the interpreter, VENV another place for the environment.
@@ -19,7 +20,7 @@ find_python = $(shell for name in python3.13 python3.12 python3.11 python3; do \
 PYTHON ?= $(find_python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types rules check test demo golden bench evaluate docs clean
+.PHONY: help setup lint types rules check test demo golden bench prove evaluate docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,6 +61,10 @@ golden: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/docs.py
+
+# One run at a time, and nothing beside it: bounds in seconds are held against the clock. PROVE_ARGS: see its --help.
+prove: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.prove $(PROVE_ARGS)
 
 bench: $(RUNTIME)
 	$(BIN)/genlock bench

@@ -10,7 +10,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -53,6 +54,7 @@ class MeshRank:
         self.watch = Watch(
             place, self.deadlines, self.run_dir, self.faults, Recorder(recorder_path(self.run_dir, self.rank))
         )
+        self._warming = False
         self.seconds: dict[str, float] = {"launch_s": round(process_age_s(), 3)}
         self._clock = time.monotonic()
         try:
@@ -124,6 +126,18 @@ class MeshRank:
             self.fingerprint = whole(replicated, sharded)
             self.weights_note = hold_to_reference(job.weights, dtype_name(job.dtype), self.fingerprint)
         return PhaseB(stream, door, checks)
+
+    def enter(self, phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None:
+        """Told to the watch. While warming up every phase is warm-up, whose time is another: what is compiled or
+        looked up for the first time takes as long as it takes."""
+        self.watch.enter(Phase.WARM_UP if self._warming else phase, call_id=call_id, chunk=chunk)
+
+    @contextmanager
+    def warming_up(self) -> Iterator[None]:
+        self._warming = True
+        self.enter(Phase.WARM_UP)
+        yield
+        self._warming = False
 
     def ready(self, job: Job) -> None:
         """Past gate 2b: nothing is loaded that a rank must not have, and from now on collectives are bounded by D."""

@@ -47,7 +47,7 @@ class InLockstep:
         self._ids = (-1, -1)
         try:
             self._phase_b = rank.load(job)
-            self._leader = Leader(rank.workers, self._phase_b.door, rank.deadlines, on_phase=rank.watch.enter)
+            self._leader = Leader(rank.workers, self._phase_b.door, rank.deadlines, on_phase=rank.enter)
             self.lifecycle = self._warm_up(begin_job(job))
             rank.ready(job)
             self.end_round()
@@ -99,7 +99,7 @@ class InLockstep:
 
     def _enter(self, phase: Phase) -> None:
         call_id, chunk = self._ids
-        self._rank.watch.enter(phase, call_id=call_id, chunk=chunk)
+        self._rank.enter(phase, call_id=call_id, chunk=chunk)
 
     def _run(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
         header = prepared.header
@@ -119,13 +119,13 @@ class InLockstep:
         """Every shape once, by the way of all chunks; the state in which chunk 0 is due.
 
         Raises UsageError where D is less than three of the slowest chunk's share a call."""
-        self._rank.watch.enter(Phase.WARM_UP)
         slowest_s = 0.0
-        for number in range(count(self._job)):
-            prepared, state = prepare(warm_envelope(self._job, state, number), state)
-            envelope, begun = prepared.unpack(), time.monotonic()
-            self._run(prepared, envelope)
-            slowest_s = max(slowest_s, (time.monotonic() - begun) / envelope.expected_generator_calls)
+        with self._rank.warming_up():
+            for number in range(count(self._job)):
+                prepared, state = prepare(warm_envelope(self._job, state, number), state)
+                envelope, begun = prepared.unpack(), time.monotonic()
+                self._run(prepared, envelope)
+                slowest_s = max(slowest_s, (time.monotonic() - begun) / envelope.expected_generator_calls)
         if SLOWEST_SHARE * slowest_s > self._rank.deadlines.answer_s:
             raise UsageError(
                 f"a generator call took {slowest_s:.1f} s in warm-up; a deadline of "

@@ -7,7 +7,6 @@ for a chunk is in the envelope.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 from genlock.engine.job import Job
 from genlock.engine.mesh_rank import MeshRank
@@ -32,11 +31,7 @@ def work(place: Launch, settings: Settings, jobs: Sequence[Job]) -> None:
             serve(rank, job)
         rank.leave()
     except BaseException as error:  # noqa: BLE001 - the one place where a worker's error of any kind ends it
-        end(rank, error)
-
-
-def end(rank: MeshRank, error: BaseException) -> NoReturn:
-    rank.fail(error)
+        rank.fail(error)
 
 
 def serve(rank: MeshRank, job: Job) -> None:
@@ -49,16 +44,12 @@ def serve(rank: MeshRank, job: Job) -> None:
         if FaultKind.REFUSE in rank.faults.at(rank.rank, Phase.ACCEPT, chunk.header.chunk_index):
             raise EnvelopeRefused("seed is refused: a fault planted on purpose", field="seed")
 
-    follower = Follower(
-        rank.leader, phase_b.door, begin_job(job), rank.deadlines, check=check, on_phase=rank.watch.enter
-    )
-    rank.watch.enter(Phase.WARM_UP)
-    for number in range(count(job) + 1):
-        if number == count(job):
-            rank.ready(job)
-            follower.state = live(follower.state)
-            break
-        one_chunk(rank, follower, phase_b)
+    follower = Follower(rank.leader, phase_b.door, begin_job(job), rank.deadlines, check=check, on_phase=rank.enter)
+    with rank.warming_up():
+        for _ in range(count(job)):
+            one_chunk(rank, follower, phase_b)
+    rank.ready(job)
+    follower.state = live(follower.state)
     while one_chunk(rank, follower, phase_b):
         pass
 
@@ -69,12 +60,12 @@ def one_chunk(rank: MeshRank, follower: Follower, phase_b: PhaseB) -> bool:
     if isinstance(work, Stop):
         return False
     header = work.header
-    rank.watch.enter(Phase.CALL, call_id=header.call_id, chunk=header.chunk_index)
+    rank.enter(Phase.CALL, call_id=header.call_id, chunk=header.chunk_index)
     faults = rank.faults.at(rank.rank, Phase.CALL, header.chunk_index)
     try:
         _, verdict = phase_b.run(header, work.envelope, work.payload, faults=faults)
     except GenlockError as error:
         raise follower.fail(error) from error.__cause__
-    rank.watch.enter(Phase.VERDICT, call_id=header.call_id, chunk=header.chunk_index)
+    rank.enter(Phase.VERDICT, call_id=header.call_id, chunk=header.chunk_index)
     follower.report(verdict)
     return True

@@ -17,6 +17,7 @@ from tools.world.footage import LatentPool, anchor_pixel
 from tools.world.forward import TrainingGenerator, repeat
 from tools.world.loop import Budget, Ema, Log, Trainer, learning_rate
 from tools.world.make import main
+from tools.world.replay import Lessons
 from tools.world.rollout import Rollout
 from tools.world.scene import FIRST_WORLD, FULL_WORLD
 from tools.world.takes import Words, draw_takes, exam_takes, first_pixel, take_of
@@ -265,6 +266,33 @@ def test_a_loss_that_is_not_finite_puts_the_average_back(tmp_path):
     trainer._check(math.nan)
     torch.testing.assert_close(layer.weight.detach(), kept)
     assert trainer.peak_lr == 0.5
+
+
+def test_what_cannot_be_recorded_stays_as_it_was(tmp_path):
+    layer = torch.nn.Linear(2, 1)
+    rng = torch.Generator().manual_seed(1)
+    lessons = Lessons(lambda: {"x": torch.randn(3, 2, generator=rng)}, lambda given: layer(given["x"]).square().mean())
+    lessons.record([layer], Log(tmp_path / "log", "x"))
+    assert not lessons.recorded
+    assert layer.weight.grad is None
+    lessons().backward()
+    assert layer.weight.grad is not None
+    assert "failed" in (tmp_path / "log").read_text()
+
+
+def test_a_loss_without_a_graph_brings_its_gradients(tmp_path):
+    layer = torch.nn.Linear(2, 1)
+    before = layer.weight.detach().clone()
+    trainer = Trainer(
+        {"layer": layer}, path=tmp_path / "a.ckpt", log=Log(tmp_path / "log", "x"), seconds=9, tail=0, peak_lr=1.0
+    )
+    trainer.begin()
+    for parameter in layer.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    held = layer.weight.grad
+    trainer.step(torch.tensor(0.5))
+    assert layer.weight.grad is held
+    assert bool((layer.weight < before).all())
 
 
 def lead(out: Path, rank: int) -> None:

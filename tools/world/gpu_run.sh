@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# One part of the making of the bundled model, on a machine with one GPU or two: gpu_run.sh PART RESULTS_DIR
-#   evaluator-vae   the evaluator and the VAE side by side (two GPUs), then the teacher on what the VAE can so far
-#   teacher-student the teacher to its end, then the student
-#   student         more of the student
-# Seconds of each stage can be set: EVALUATOR=170 VAE=430 TEACHER=... STUDENT=...
-# Everything stays in out/full, so that a later part goes on from it; what is small and worth keeping is copied to
-# RESULTS_DIR. Packages the machine lacks may lie as wheels in out/wheels.
+# One part of the making of the bundled model for the full world, on a machine with one GPU or two:
+#   gpu_run.sh PART RESULTS_DIR
+#
+#   evaluator-vae    the VAE; beside it, on a second GPU, the evaluator and then the teacher on what the VAE can so far
+#   teacher-student  the teacher on the finished VAE, then the student; two GPUs train together
+#   student          more of the student
+#
+# Seconds of a stage: EVALUATOR=180 VAE=520 TEACHER=320 STUDENT=340, everything of it included. PLANNED: training seconds
+# of the stage that goes on in the next part. A stage that is far over its time is ended, so that the next one runs.
+# Everything stays in out/full, and a later part goes on from it; where it is empty, from tools/world/trained. What is
+# small and worth keeping is copied to RESULTS_DIR. Packages the machine lacks may lie as wheels in out/wheels.
 set -uo pipefail
 part=$1 results=$2
 cd "$(dirname "$0")/../.."
@@ -16,15 +20,23 @@ export PYTHONPATH="/tmp/site:src:." PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
 export TORCHINDUCTOR_CACHE_DIR="$PWD/out/inductor" TORCHINDUCTOR_FX_GRAPH_CACHE=1 TRITON_CACHE_DIR="$PWD/out/triton"
 out=out/full
 mkdir -p $out "$results"
+for file in tools/world/trained/*.pt; do
+  [ -e "$out/$(basename "$file")" ] || cp "$file" $out/
+done
 cards=$(nvidia-smi --list-gpus | wc -l)
 last=$((cards - 1))
 echo "$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) x $cards"
 
+# Output goes to a file, not through a pipe: a compiler's helper that outlives its stage would keep a pipe open.
 stage() { # STAGE SECONDS [MORE...]
-  local name=$1 seconds=$2
+  local name=$1 seconds=$2 ended
   shift 2
-  python3 -m tools.world.make --stage "$name" --out $out --seconds "$seconds" --preset full --world full "$@" 2>&1 |
-    grep --line-buffered -v -i warning
+  timeout --kill-after=5 $((seconds + 40)) python3 -m tools.world.make --stage "$name" --out $out --seconds "$seconds" \
+    --preset full --world full --export-dir "$results" "$@" >>"$results/$name.txt" 2>&1
+  ended=$?
+  echo "== $name ended with $ended after $SECONDS s"
+  grep -E 'event|Error' "$results/$name.txt" | cut -c1-240 | tail -12
+  return $ended
 }
 
 words() { # made while the cards are busy with pictures
@@ -42,27 +54,27 @@ case $part in
 evaluator-vae)
   words &
   if [ "$cards" -gt 1 ]; then
-    (CUDA_VISIBLE_DEVICES=$last stage evaluator "${EVALUATOR:-170}" --export-dir "$results"
-     CUDA_VISIBLE_DEVICES=$last stage teacher "${TEACHER:-300}" --planned "${PLANNED:-500}" --export-dir "$results"
-    ) >"$results/beside.txt" 2>&1 &
-    CUDA_VISIBLE_DEVICES=0 stage vae "${VAE:-430}" --export-dir "$results" || { kill 0; exit 1; }
+    (
+      CUDA_VISIBLE_DEVICES=$last stage evaluator "${EVALUATOR:-180}"
+      CUDA_VISIBLE_DEVICES=$last stage teacher "${TEACHER:-320}" --planned "${PLANNED:-500}"
+    ) &
+    CUDA_VISIBLE_DEVICES=0 stage vae "${VAE:-520}" || kill $!
   else
-    stage evaluator "${EVALUATOR:-150}" --export-dir "$results"
-    stage vae "${VAE:-360}" --export-dir "$results"
+    stage evaluator "${EVALUATOR:-150}"
+    stage vae "${VAE:-380}"
   fi
   wait
-  rm -f "$results"/teacher-fine.png
-  grep -v '^ ' "$results/beside.txt" | cut -c1-220 | awk 'NR % 8 == 1 || /event/'
   ;;
 teacher-student)
-  stage teacher "${TEACHER:-200}" --cards "$cards" --export-dir "$results"
-  stage student "${STUDENT:-300}" --cards "$cards" --planned "${PLANNED:-500}" --export-dir "$results"
+  stage teacher "${TEACHER:-170}" --cards "$cards"
+  stage student "${STUDENT:-340}" --cards "$cards" --planned "${PLANNED:-700}"
   ;;
 student)
-  stage student "${STUDENT:-500}" --cards "$cards" --export-dir "$results"
+  stage student "${STUDENT:-520}" --cards "$cards"
   ;;
 *)
   echo "unknown part $part" >&2
   exit 2
   ;;
 esac
+rm -f "$results/teacher-fine.png"

@@ -157,9 +157,10 @@ class _Swapped(AbstractContextManager[None]):
 class Trainer:
     """Optimiser, schedule, average and checkpoint of one stage.
 
-    modules: what is trained, by name. path: the checkpoint; read at once if it is there. `step(loss)` does the
-    backward pass and everything after it; a loss that stopped being finite puts the averaged weights back and halves
-    the peak learning rate, at most three times, then raises.
+    modules: what is trained, by name. path: the checkpoint; read at once if it is there. `step(loss)` does the backward
+    pass (unless the loss has none to do: then its gradients are there already) and everything after it; a loss that
+    stopped being finite puts the averaged weights back and halves the peak learning rate, at most three times, then
+    raises.
     """
 
     def __init__(
@@ -219,8 +220,9 @@ class Trainer:
         rate = learning_rate(self.peak_lr, self.progress, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if loss.requires_grad:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         mean = loss.detach()
         if ranks.size() > 1:
             for parameter in self.params:

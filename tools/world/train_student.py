@@ -25,10 +25,11 @@ from .exam import examine
 from .footage import LatentPool
 from .forward import TrainingGenerator, repeat
 from .loop import Log, Trainer, autocast
+from .replay import Inputs, Lessons
 from .rollout import Rolled, Rollout
 from .scene import WorldSpec
 from .takes import Words
-from .train_teacher import WEIGHT_DECAY, begin_from, fill_pool, warm_up
+from .train_teacher import WEIGHT_DECAY, begin_from, fill_pool, part_of, prepare
 
 SHORTEST = 4  # chunks of the first rollouts; they grow with the stage's progress
 SHIFTED_SHARE = 0.35  # of the rounds, those that join a stream in the middle
@@ -64,16 +65,16 @@ def run(
     rollout = Rollout(generator, vae, shape, streams=stage.streams, rng=rng)
     training = TrainingGenerator(generator, compile_block=compile_)
     school = School(rollout, training, text, pool, words, stage, rng)
-    if compile_:
-        for _ in school.round(SHORTEST):
-            pass
-        warm_up(trainer, training, school.loss, log)
+    for _ in school.round(SHORTEST, join=False):
+        pass
+    lessons = Lessons(school.draw, school.measure)
+    prepare(lessons, training, trainer, compile_=compile_, log=log)
     trainer.begin()
     while not trainer.over:
         longest = SHORTEST + int(2 * trainer.progress * stage.chunks)
         for error in school.round(min(longest, stage.chunks, pool.chunks)):
             for _ in range(stage.updates):
-                trainer.step(school.loss(), rollout_error=error, chunks=min(longest, stage.chunks))
+                trainer.step(lessons(), rollout_error=error, chunks=min(longest, stage.chunks))
             if trainer.over:
                 break
     trainer.save()
@@ -161,10 +162,13 @@ class School:
         self.order = random.Random(3)
         self.shifted = (~pool.starts).nonzero()[:, 0]
 
-    def round(self, chunks: int) -> Iterator[Tensor]:
-        """Rolls every stream out for some chunks; yields the mean error of each chunk it generated, as a tensor."""
+    def round(self, chunks: int, *, join: bool = True) -> Iterator[Tensor]:
+        """Rolls every stream out for some chunks; yields the mean error of each chunk it generated, as a tensor.
+
+        join: whether this round may join streams in the middle.
+        """
         stage, pool = self.stage, self.pool
-        joined = len(self.shifted) > 0 and chunks > 3 and self.order.random() < SHIFTED_SHARE
+        joined = join and len(self.shifted) > 0 and chunks > 3 and self.order.random() < SHIFTED_SHARE
         source = self.shifted if joined else pool.first
         take = source[torch.randint(len(source), (stage.streams,), generator=self.rng, device=self.device)]
         trusted = torch.rand(stage.streams, generator=self.rng, device=self.device) < stage.truth_share
@@ -182,33 +186,47 @@ class School:
             ring.add(met(rolled, truth.truth, truth.scene, truth.told))
             yield (rolled.latents - truth.truth).abs().mean()
 
-    def loss(self) -> Tensor:
-        """Of one batch, a share of it chunks that start a stream."""
-        stage = self.stage
-        count = max(round(stage.first_share * stage.contexts), 1)
-        parts = [(self.first, count), (self.later, max(stage.contexts - count, 1))]
-        parts = [(ring, size) for ring, size in parts if ring.count]
-        total = sum(size for _, size in parts)
-        losses = [self._loss(ring.draw(size, self.rng)) * (size / total) for ring, size in parts]
-        return torch.stack(losses).sum()
+    def draw(self) -> Inputs:
+        """One batch from the rings: `first.*` of chunks that start a stream, `later.*` of the others."""
+        count = max(round(self.stage.first_share * self.stage.contexts), 1)
+        parts = {
+            "first": self._drawn(self.first.draw(count, self.rng)),
+            "later": self._drawn(self.later.draw(max(self.stage.contexts - count, 1), self.rng)),
+        }
+        return {f"{part}.{name}": value for part, drawn in parts.items() for name, value in drawn.items()}
 
-    def _loss(self, drawn: Met) -> Tensor:
+    def _drawn(self, met: Met) -> Inputs:
         draws, steps = self.stage.draws, len(STEPS)
-        count = len(drawn.scene)
+        count = len(met.scene)
         # Different steps of the same chunk share its context pass.
         step = torch.rand(count, steps, generator=self.rng, device=self.device).argsort(dim=1)[:, :draws]
         rows = torch.arange(count, device=self.device)[:, None]
-        z = drawn.noised[rows, step].flatten(0, 1)
-        step = step.flatten()
-        times, sigmas = self.rollout.times[step], self.rollout.sigmas[step]
+        drawn = {
+            "z": met.noised[rows, step].flatten(0, 1),
+            "step": step.flatten(),
+            "words": self._words(met.scene, met.told),
+            "truth": met.truth.repeat_interleave(draws, 0),
+        }
+        if met.context is not None:
+            drawn["context"] = self._shaken(met.context)
+        return drawn
+
+    def measure(self, inputs: Inputs) -> Tensor:
+        first, later = (part_of(inputs, part) for part in ("first", "later"))
+        counts = (len(first["words"]), len(later["words"]))
+        return (self._loss(first) * counts[0] + self._loss(later) * counts[1]) / sum(counts)
+
+    def _loss(self, drawn: Inputs) -> Tensor:
+        draws, z = self.stage.draws, drawn["z"]
+        times, sigmas = self.rollout.times[drawn["step"]], self.rollout.sigmas[drawn["step"]]
         with autocast(self.device):
-            embeds = weights.embed(self.text, self._words(drawn.scene, drawn.told))
+            embeds = weights.embed(self.text, drawn["words"])
             cross = self.training.generator.cross_kv(embeds)
-            past = None if drawn.context is None else self.training.context(self._shaken(drawn.context), cross)
+            past = self.training.context(drawn["context"], cross) if "context" in drawn else None
             seen = None if past is None else repeat(past, draws)
             flow = self.training.flow(z, times, repeat(cross, draws), seen)
         clean = z - sigmas.view(-1, 1, 1, 1, 1) * flow
-        return distance(clean, drawn.truth.repeat_interleave(draws, 0))
+        return distance(clean, drawn["truth"])
 
     def _words(self, scene: Tensor, told: Tensor) -> Tensor:
         loose = torch.rand(len(scene), generator=self.rng, device=self.device) < 0.4

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from .exam import examine
 from .footage import LatentPool, Samples
 from .forward import TrainingGenerator, repeat
 from .loop import Log, Trainer, autocast
+from .replay import Inputs, Lessons
 from .scene import WorldSpec
 from .takes import Words, draw_takes
 
@@ -58,11 +58,11 @@ def run(
     pool = fill_pool(vae, words, preset, world, out, seconds, log)
     training = TrainingGenerator(generator, compile_block=compile_)
     lesson = Lesson(training, text, pool, words, stage, rng)
-    if compile_:
-        warm_up(trainer, training, lesson.loss, log)
+    lessons = Lessons(lesson.draw, lesson.measure)
+    prepare(lessons, training, trainer, compile_=compile_, log=log)
     trainer.begin()
     while not trainer.over:
-        trainer.step(lesson.loss())
+        trainer.step(lessons())
     trainer.save()
     if not ranks.leads():
         return
@@ -130,28 +130,44 @@ class Lesson:
         self.stops = Schedule(shift=SHIFT).resolve(STEPS, warped=True)[1].to(self.device)
         self.first = max(round(stage.first_share * stage.contexts), 1)
 
-    def loss(self) -> Tensor:
+    def draw(self) -> Inputs:
+        """Everything random of one batch: `first.*` of chunks that start a stream, `later.*` of the others."""
         first = self.pool.draw(self.first, first=True, generator=self.rng)
         later = self.pool.draw(max(self.stage.contexts - self.first, 1), first=False, generator=self.rng)
-        total = self.stage.contexts
-        return (self._loss(first) * self.first + self._loss(later) * (total - self.first)) / total
+        parts = {"first": self._drawn(first), "later": self._drawn(later)}
+        return {f"{part}.{name}": value for part, drawn in parts.items() for name, value in drawn.items()}
 
-    def _loss(self, samples: Samples) -> Tensor:
+    def _drawn(self, samples: Samples) -> Inputs:
         draws = self.stage.draws
-        count = samples.truth.shape[0] * draws
+        count = len(samples.scene)
+        truth = samples.truth.repeat_interleave(draws, 0)
+        drawn = {
+            "words": self._words(samples),
+            "kept": (self._chance(count) >= self.stage.text_drop).float().view(-1, 1, 1),
+            "truth": truth,
+            "sigma": self._levels(count * draws),
+            "noise": torch.randn(truth.shape, generator=self.rng, device=self.device),
+        }
+        if samples.context is not None:
+            drawn["context"] = self._shaken(samples.context)
+        return drawn
+
+    def measure(self, inputs: Inputs) -> Tensor:
+        first, later = (part_of(inputs, part) for part in ("first", "later"))
+        counts = (len(first["words"]), len(later["words"]))
+        return (self._loss(first) * counts[0] + self._loss(later) * counts[1]) / sum(counts)
+
+    def _loss(self, drawn: Inputs) -> Tensor:
+        draws = self.stage.draws
         with autocast(self.device):
-            embeds = weights.embed(self.text, self._words(samples))
-            kept = self._chance(len(embeds)) >= self.stage.text_drop
-            cross = self.training.generator.cross_kv(embeds * kept.view(-1, 1, 1))
-            past = None if samples.context is None else self.training.context(self._shaken(samples.context), cross)
-            sigma = self._levels(count)
-            truth = samples.truth.repeat_interleave(draws, 0)
-            noise = torch.randn(truth.shape, generator=self.rng, device=self.device)
-            level = sigma.view(-1, 1, 1, 1, 1)
-            z = (1 - level) * truth + level * noise
+            embeds = weights.embed(self.text, drawn["words"])
+            cross = self.training.generator.cross_kv(embeds * drawn["kept"])
+            past = self.training.context(drawn["context"], cross) if "context" in drawn else None
+            level = drawn["sigma"].view(-1, 1, 1, 1, 1)
+            z = (1 - level) * drawn["truth"] + level * drawn["noise"]
             seen = None if past is None else repeat(past, draws)
-            flow = self.training.flow(z, 1000 * sigma, repeat(cross, draws), seen)
-        return F.mse_loss(flow, noise - truth)
+            flow = self.training.flow(z, 1000 * drawn["sigma"], repeat(cross, draws), seen)
+        return F.mse_loss(flow, drawn["noise"] - drawn["truth"])
 
     def _words(self, samples: Samples) -> Tensor:
         full = samples.told | (self._chance(len(samples.told)) < self.stage.full_share)
@@ -173,14 +189,22 @@ class Lesson:
         return torch.rand(count, generator=self.rng, device=self.device)
 
 
-def warm_up(trainer: Trainer, training: TrainingGenerator, loss: Callable[[], Tensor], log: Log) -> None:
-    """Compiles the blocks by two whole steps; where that fails, they stay as they are."""
+def part_of(inputs: Inputs, part: str) -> Inputs:
+    return {name.split(".", 1)[1]: value for name, value in inputs.items() if name.startswith(f"{part}.")}
+
+
+def prepare(lessons: Lessons, training: TrainingGenerator, trainer: Trainer, *, compile_: bool, log: Log) -> None:
+    """Compiles the blocks by two whole steps and records a step as one launch; what fails is left as it was."""
+    if not compile_:
+        return
     begun = time.monotonic()
     try:
         for _ in range(2):
-            loss().backward()
+            lessons().backward()
         log(event="compiled", setup_s=time.monotonic() - begun)
     except Exception as fault:  # noqa: BLE001 - whatever goes wrong with a compiler, the plain form remains
         log(event="failed", way="compiled", why=(str(fault).splitlines() or [repr(fault)])[0][:300])
         training.block = training.plain
     trainer.optimizer.zero_grad(set_to_none=True)
+    if trainer.device.type == "cuda":
+        lessons.record(trainer.modules.values(), log)

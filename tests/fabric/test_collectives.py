@@ -14,7 +14,15 @@ from tests.fabric import mesh_scenarios
 from tests.generator.conftest import TOY, randomised
 from tests.ranks import Ranks
 
-from genlock.errors import CallCount, CollectiveRefused, GenlockError, LinkBroken, OutOfMemory, RankSilent
+from genlock.errors import (
+    CallCount,
+    CollectiveRefused,
+    DeviceUnavailable,
+    GenlockError,
+    LinkBroken,
+    OutOfMemory,
+    RankSilent,
+)
 from genlock.fabric import collectives
 from genlock.fabric.collectives import Mesh, as_failure
 from genlock.fabric.groups import Group
@@ -327,6 +335,7 @@ def test_a_ledger_knows_which_pass_an_entry_belongs_to() -> None:
         ("[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=1, OpType=ALLREDUCE)", RankSilent),
         ("Application timeout caused pair closure", RankSilent),
         ("NCCL error: remote process exited or there was a network error", LinkBroken),
+        ("CUDA error: an illegal memory access was encountered", DeviceUnavailable),
         ("something new", LinkBroken),
     ],
 )

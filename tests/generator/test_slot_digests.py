@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.generator.test_stream import COLUMNS, ROWS, STEPS, first_chunk, latents, later_chunk, rolling_chunk
+from tests.generator.test_stream import COLUMNS, ROWS, STEPS, Inputs, first_chunk, latents, later_chunk, rolling_chunk
 
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.model import Generator
@@ -142,7 +144,7 @@ def recompute_stream(toy: Generator) -> Stream:
     return Stream(toy, recompute_policy(), latent_height=ROWS, latent_width=COLUMNS, watch_slots=True)
 
 
-def recompute_chunk(start: int) -> object:
+def recompute_chunk(start: int) -> Inputs:
     return later_chunk(3, start, do_recompute=True, expected_generator_calls=STEPS + 1, context=latents(3, 70 + start))
 
 
@@ -192,6 +194,21 @@ def test_a_rolling_stream_moves_and_rebuilds_without_alarm_and_finds_a_late_chan
     assert stream.changed_slot() is None
     stream.run(rolling_chunk(27, 27), slots_due=True)
     assert stream.changed_slot() == ChangedSlot(layer=0, frame=0)
+
+
+def test_a_prompts_keys_that_change_are_found_and_new_ones_are_no_change(toy: Generator) -> None:
+    stream = recompute_stream(toy)
+    stream.run(first_chunk())
+    stream.run(recompute_chunk(1), slots_due=True)
+    assert stream.changed_slot() is None
+    assert stream.cross is not None
+    with torch.inference_mode():
+        stream.cross[1][0][0, 2, 1, 5] += 1e-3
+    stream.run(recompute_chunk(2), slots_due=True)
+    assert stream.changed_slot() == ChangedSlot(layer=1, frame=None)
+    another = replace(recompute_chunk(3), reset_cross=True, embeds=first_chunk().embeds + 1)
+    stream.run(another, slots_due=True)
+    assert stream.changed_slot() is None
 
 
 def test_a_stream_that_is_not_watched_keeps_no_digests(toy: Generator) -> None:

@@ -21,7 +21,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import _functional_collectives as functional
 
-from genlock.errors import CallCount, CollectiveRefused, GenlockError, LinkBroken, OutOfMemory, RankSilent
+from genlock.errors import (
+    CallCount,
+    CollectiveRefused,
+    DeviceUnavailable,
+    GenlockError,
+    LinkBroken,
+    OutOfMemory,
+    RankSilent,
+)
 from genlock.fabric.groups import Group
 from genlock.fabric.ledger import Ledger
 from genlock.generator.parallel import Sum
@@ -240,6 +248,10 @@ def as_failure(error: RuntimeError, *, where: str) -> GenlockError:
     first = _plain(error)
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemory(first, where=where)
+    if text.startswith("cuda error"):
+        return DeviceUnavailable(
+            first, where=where, remedy="look at the driver's log (`dmesg`, Xid) of that rank's host"
+        )
     if any(word in text for word in _GONE):
         return LinkBroken(f"another rank left the collective: {first}", where=where)
     if any(word in text for word in _SILENT):

@@ -5,31 +5,35 @@ it wrote can name it. A slot is *sealed* (digested) once it is complete: before 
 writing it, or at the end of a chunk. It is *checked* before it is replaced or evicted, and at the end of a chunk that
 is due, after all its calls have read it. Eviction moves a seal along with its frame; a write breaks it.
 
-Sealing happens in chunks that are due only, so that the others cost host arithmetic on a short list. Nothing waits for
+A prompt's keys and values, which live longest, are sealed when they are made and checked in every chunk that is due.
+Slots are sealed in chunks that are due only, so that the others cost host arithmetic on a short list. Nothing waits for
 the device but `changed`. Off by default. Knows no rank and no cadence.
 
-Legend: B batch, S tokens of a frame, H heads of this rank, d head size.
+Legend: B batch, S tokens of a frame, L text rows, H heads of this rank, d head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from genlock.generator.cache import KeyValueCache
-from genlock.generator.fingerprint import PIECE_BYTES, as_integers
+from genlock.generator.fingerprint import PIECE_BYTES, as_integers, odd_sum
 from genlock.generator.window import Span
+
+Text = Sequence[tuple[Tensor, Tensor]]  # of every layer, a prompt's keys and values: [B, L, H, d] each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedSlot:
-    """A layer's keys or values of one frame slot that are not what was written there."""
+    """A layer's keys or values that are not what was written. frame: slot of the cache, in frames; None: the
+    prompt's."""
 
     layer: int
-    frame: int  # slot of the cache, counted in frames
+    frame: int | None
 
 
 class SlotDigests:
@@ -38,11 +42,17 @@ class SlotDigests:
     def __init__(self, cache: KeyValueCache) -> None:
         self._cache = cache
         self._seals: list[Tensor | None] = [None] * (cache.keys[0].shape[1] // cache.tokens)
-        self._found: list[tuple[int, Tensor]] = []  # slot, and bool [layers]: differs from its seal
+        self._text: Text = []
+        self._text_seal: Tensor | None = None
+        self._found: list[tuple[int | None, Tensor]] = []  # slot, and bool [layers]: differs from its seal
 
     def clear(self) -> None:
         """The cache was emptied: nothing it held will be read."""
         self._seals = [None] * len(self._seals)
+
+    def made_text(self, text: Text) -> None:
+        """A prompt's keys and values were made; what was held before is not read any more."""
+        self._text, self._text_seal = text, self._text_digests(text)
 
     def before(self, span: Span, *, due: bool) -> None:
         """A call with this span comes next: checks what it replaces, and seals what it only reads if the chunk is
@@ -65,6 +75,8 @@ class SlotDigests:
         if due:
             self._check(range(frames))
             self._seal(range(frames))
+            if self._text_seal is not None:
+                self._found.append((None, self._text_digests(self._text).ne(self._text_seal)))
 
     def changed(self) -> ChangedSlot | None:
         """The first slot found changed since the last time this was asked. Waits for the device if any was checked."""
@@ -85,6 +97,11 @@ class SlotDigests:
                 sealed = self._seals[slot]
                 assert sealed is not None
                 self._found.append((slot, now.ne(sealed)))
+
+    def _text_digests(self, text: Text) -> Tensor:
+        """int64 [layers]."""
+        sums = [[odd_sum(held.flatten(1)) for held in layer] for layer in text]
+        return torch.stack([3 * keys + values for keys, values in sums])
 
     def _digests(self, slots: range) -> Tensor:
         """int64 [slots, layers]: keys and values as integers, each times an odd weight of its place in the slot."""

@@ -134,6 +134,8 @@ class Stream:
         if inputs.reset_cross:
             self._begin(TEXT)
             self.cross = self.generator.cross_kv(chunk.embeds)
+            if self.slots is not None:
+                self.slots.made_text(self.cross)
         counter = CallCounter(announced_calls(inputs), inputs.expected_generator_calls)
         if inputs.do_recompute:
             self._recompute(chunk, counter, on_call)

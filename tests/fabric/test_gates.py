@@ -246,6 +246,16 @@ def test_a_rank_that_cannot_come_says_why_in_place_of_its_manifest() -> None:
         assert str(outcome) == "GL-CKPT-01: rank 1: no checkpoint here; check the path given to --model"
 
 
+def test_a_rank_that_cannot_come_is_not_waited_out() -> None:
+    """The others may be waiting for it, and would only be named in its place."""
+    start = Start(3)
+    last_word(start.theirs[1], CheckpointMissing("no checkpoint here"))
+    began = time.monotonic()
+    (outcome,) = start.hold({0: {}}).values()
+    assert time.monotonic() - began < 2
+    assert isinstance(outcome, CheckpointMissing)
+
+
 @pytest.mark.parametrize(
     "frame",
     [

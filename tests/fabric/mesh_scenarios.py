@@ -160,7 +160,7 @@ def peer_ends(here: Here) -> dict[str, Any]:
     shorten(mesh.group, here.given.get("timeout_s", 1.5))
     if here.rank:
         if here.given["how"] == "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
+            here.stop_for(3.0)
         os.kill(os.getpid(), signal.SIGKILL)
     if here.given["at"] == "payload":
         return told(lambda: mesh.broadcast_payload(torch.zeros(4_000_000, dtype=torch.uint8), 4_000_000))

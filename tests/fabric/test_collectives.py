@@ -404,7 +404,7 @@ def test_a_sharded_block_compiles_whole_and_to_the_same_bits(ranks: Ranks) -> No
 @pytest.mark.parametrize("at", ["payload", "sum"])
 @pytest.mark.parametrize(("how", "code"), [("kill", "GL-LINK-01"), ("stop", "GL-RANK-02")])
 def test_a_rank_that_ends_is_one_of_our_errors_to_the_others(ranks: Ranks, how: str, at: str, code: str) -> None:
-    outcome = ranks(HERE + "peer_ends", size=2, within_s=3.5, how=how, at=at)[0]
+    outcome = ranks(HERE + "peer_ends", size=2, how=how, at=at)[0]
     assert outcome.said["code"] == code
     assert outcome.said["rank"] is None
     assert ("payload" if at == "payload" else "blocks.0.ffn.2 during denoise") in outcome.said["text"]

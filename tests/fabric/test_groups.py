@@ -76,7 +76,7 @@ def test_a_rank_that_waits_alone_says_so_in_time(ranks: Ranks) -> None:
     assert outcome.said["code"] == "GL-LAUNCH-01"
     assert outcome.said["rank"] == 1
     assert "within 1 s" in outcome.said["text"]
-    assert outcome.seconds < 8
+    assert outcome.seconds < 12
 
 
 @pytest.mark.slow

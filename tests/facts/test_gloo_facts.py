@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 SCENE = "tests.facts.scenarios:"
 ABORTED = -signal.SIGABRT
+SLACK = 5.0  # seconds, for a machine that is busy
 
 
 def test_1_a_buffer_too_large_keeps_its_tail_and_one_too_small_kills_its_owner(ranks: Ranks) -> None:
@@ -85,10 +86,10 @@ def test_9_a_collective_too_many_costs_the_timeout_and_the_group(ranks: Ranks) -
     one, other = (outcome.said for outcome in ranks(SCENE + "one_too_many", size=2))
     text, seconds, afterwards = one
     assert "Timed out" in text
-    assert 0.9 * T < seconds < T + 2
+    assert 0.9 * T < seconds < T + SLACK
     assert afterwards, "the group cannot be used any more"
     assert other[0], "nor by the other rank"
-    assert other[1] < 1
+    assert other[1] < 0.9 * T
 
 
 def test_10_a_rank_outside_a_group_is_told_nothing_and_a_group_has_a_timeout_of_its_own(ranks: Ranks) -> None:
@@ -106,7 +107,7 @@ def test_11_a_killed_peer_is_noticed_at_once_by_who_waits_for_it_and_by_nobody_e
     assert killed.ended == -signal.SIGKILL
     text, seconds = waiting.said
     assert "closed by peer" in text or "reset by peer" in text
-    assert seconds < 2
+    assert seconds < SLACK
     assert idle.said == ["idle", 0.0]
     assert idle.ended == 0
 
@@ -115,7 +116,7 @@ def test_12_a_stopped_peer_is_noticed_at_the_timeout_and_a_pause_within_it_heals
     """So a stop is the supervisor's to see, and a short one costs nothing."""
     text, seconds = ranks(SCENE + "peer_stopped", size=2, seconds=T + 0.7, timeout_s=T)[0].said
     assert "Timed out" in text
-    assert 0.9 * T < seconds < T + 2
+    assert 0.9 * T < seconds < T + SLACK
     healed = ranks(SCENE + "peer_stopped", size=2, seconds=0.5, timeout_s=5.0)
     assert [outcome.said[0] for outcome in healed] == ["", ""]
 
@@ -124,7 +125,7 @@ def test_13_ranks_that_meet_in_a_file_wait_no_longer_than_they_say(ranks: Ranks)
     """So a missing rank is an error of the start; at a store that a rank serves, a stopped one would be a hang."""
     text, seconds = ranks(SCENE + "meet_alone", size=2)[1].said
     assert text
-    assert 0.9 * T < seconds < T + 2
+    assert 0.9 * T < seconds < T + SLACK
 
 
 def test_15_two_threads_on_one_group_mix_their_numbers(ranks: Ranks) -> None:
@@ -160,4 +161,4 @@ def test_a_group_that_was_made_patient_can_be_made_short(ranks: Ranks) -> None:
     """So a start may take minutes and a chunk may not."""
     text, seconds = ranks(SCENE + "shortened", size=2)[0].said
     assert "Timed out" in text
-    assert 0.9 * T < seconds < T + 2
+    assert 0.9 * T < seconds < T + SLACK

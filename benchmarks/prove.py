@@ -1,11 +1,13 @@
 """The mesh proven on this machine: every rank killed and stopped in every phase, clean runs, strikes at random moments.
 
-    python -m benchmarks.prove [--only matrix|clean|random] [--ranks N] [--clean N] [--random N] [--resume] [--part K/N]
+    python -m benchmarks.prove [--only matrix|clean|random] [--ranks N] [--clean N] [--random N]
+        [--part K/N] [--resume [FILE ...]]
 
 Every row is one whole run of `genlock generate --topology tp` on a toy model with D = 3 s: real processes, real
 signals. It holds what was done, what was to be seen and what was: the exit code, the rank that was named, the seconds
 from the strike to the end of the command, and the processes that were left. Exits with 4 if one row falls short.
-Rows are kept as they come, so that `--resume` goes on where an interrupted proof (of the same commit) ended.
+Rows are kept as they come, so that `--resume` goes on where an interrupted proof of the same commit ended, or makes one
+of several parts.
 """
 
 from __future__ import annotations
@@ -228,17 +230,17 @@ def main(words: list[str]) -> int:
     parser.add_argument("--random", type=int, default=0, help="strikes at random moments")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--part", default="1/1", help="K/N: every Nth run, from the Kth")
-    parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier proof of this commit")
+    parser.add_argument("--resume", type=Path, nargs="*", help="keep rows of this commit from files; none: from --out")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args(words)
     sets = asked.only or ["matrix", "clean", *(["random"] if asked.random else [])]
 
     about = surroundings(words)
     kept: dict[str, Row] = {}
-    if asked.resume and asked.out.is_file():
-        before = json.loads(asked.out.read_text())
+    for earlier in [] if asked.resume is None else asked.resume or [asked.out]:
+        before = json.loads(earlier.read_text())
         if before["commit"] == about["commit"]:
-            kept = {row["name"]: Row(**row) for row in before["rows"]}
+            kept |= {row["name"]: Row(**row) for row in before["rows"]}
     load_before = os.getloadavg()[0]
 
     def report(rows: dict[str, Row]) -> None:

@@ -105,16 +105,14 @@ def test_a_followed_video_has_the_same_frames_in_every_run_of_a_mesh(start: Star
     with VideoWriter(tmp_path / "in.mp4", 48, 32, 16.0) as video:
         video.write((ramp % 256).to(torch.uint8).expand(length, 32, 48, 3).contiguous())
 
-    def followed(mesh: int) -> torch.Tensor:
+    def followed() -> torch.Tensor:
         words = ["generate", *TIMELINE[:10], "--transition", "2"]
         words += ["--input", str(tmp_path / "in.mp4"), "--strength", "0.6", "--seconds", "60"]
-        return frames_of(well(start(*words, mesh=mesh, **PATIENT)).out)
+        return frames_of(well(start(*words, **PATIENT)).out)
 
-    one, again, solo = followed(2), followed(2), followed(1)
-    assert torch.equal(one, again)
-    assert one.shape == solo.shape
+    one, again = followed(), followed()
     assert len(one) >= length, "until the video ends"
-    assert float((one.float() - solo.float()).abs().max()) <= 2.0, "of 255: a mesh of two against a mesh of one"
+    assert torch.equal(one, again)
 
 
 def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
@@ -442,7 +440,7 @@ def test_a_port_in_use_is_one_line(by_hand: ByHand, tmp_path: Path) -> None:
 
 # -- another launcher ------------------------------------------------------------------------------------------------
 
-LAUNCHER_S = 35.0  # torchrun asks the other ranks to end, and kills them 30 s later
+LAUNCHER_S = 45.0  # torchrun asks the other ranks to end, kills them 30 s later, and needs a while for itself
 
 
 def launched(start: Start, **options: Any) -> Run:

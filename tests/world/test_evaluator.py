@@ -10,7 +10,7 @@ import pytest
 import torch
 from tools.world import evaluator, judge
 from tools.world.config import SMOKE, EvaluatorStage
-from tools.world.evaluator import Reel, augmented, lesson, shot
+from tools.world.evaluator import Reel, augmented, lesson, rehearse, shot
 from tools.world.footage import as_pixels
 from tools.world.loop import Log
 from tools.world.motion import follow
@@ -153,6 +153,26 @@ def test_what_is_seen_is_learned() -> None:
     late = dict(zip(FACTOR_NAMES, torch.stack(shares[-15:]).mean(0).tolist(), strict=True))
     assert min(late["place"], late["light"]) > 0.9
     assert sum(late.values()) / len(late) > 0.8
+
+
+def test_equal_maxima_do_not_spoil_a_gradient() -> None:
+    net = small_net().train()
+    logits = net.logits(torch.zeros(1, 9, 3, 32, 48))  # every place as strong as any other
+    sum(values.square().sum() for values in logits.values()).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
+
+
+def test_a_gradient_that_is_not_finite_is_named_before_training() -> None:
+    stage = replace(SMOKE.evaluator, pool_clips=4, group=4)
+    reel = Reel(stage, SMOKE.shape, SMALL_WORLD, None, CPU, random.Random(2))
+    reel.grow()
+    net = judge.new(stage, SMALL_WORLD)
+    generator = torch.Generator().manual_seed(1)
+    rehearse(net, reel, stage, generator)
+    assert all(p.grad is None for p in net.parameters())
+    net.motion.weight.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="no finite gradient of"):
+        rehearse(net, reel, stage, generator)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from . import weights
 from .config import EvaluatorStage, ModelShape, Preset
 from .footage import as_pixels, round_trip
 from .judge import FILE, Evaluator, classes, load, new, right, write
-from .loop import Log, Trainer, fastest, synchronised, table
+from .loop import Log, Trainer, synchronised, table
 from .motion import WORLD_CYCLE
 from .render import render
 from .scene import LOOK_FADE, Factors, Script, WorldSpec
@@ -40,7 +40,14 @@ SMOOTHING = 0.03
 
 
 def run(
-    preset: Preset, world: WorldSpec, out: Path, *, seconds: float, device: torch.device, compile_: bool, log: Log
+    preset: Preset,
+    world: WorldSpec,
+    out: Path,
+    *,
+    seconds: float,
+    device: torch.device,
+    compile_: bool,  # noqa: ARG001 - every stage's arguments; compiling takes longer than it saves here
+    log: Log,
 ) -> None:
     stage, shape = preset.evaluator, preset.shape
     torch.manual_seed(preset.seed)
@@ -63,11 +70,11 @@ def run(
     reel = Reel(stage, shape, world, vae, device, rng)
     reel.fill(min(stage.pool_seconds, 0.25 * seconds), log)
     generator = torch.Generator(device).manual_seed(preset.seed + trainer.steps)
-    forward = choose_way(net, reel, stage, generator, compile_=compile_, log=log)
+    rehearse(net, reel, stage, generator)
     trainer.begin()
     while not trainer.budget.over():
         clips, target = reel.draw(stage.batch, generator)
-        loss, correct = lesson(forward, augmented(clips, generator), target)
+        loss, correct = lesson(net, augmented(clips, generator), target)
         trainer.step(loss, right=correct)
         if trainer.steps % stage.refresh_every == 0:
             reel.grow()
@@ -77,10 +84,10 @@ def run(
     examine(load(out / FILE, device), preset, world, vae, device, log, trainer.budget.trained)
 
 
-def lesson(forward: Callable[[Tensor], dict[str, Tensor]], clips: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def lesson(net: Evaluator, clips: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Loss over all factors, and the share of each factor that was named rightly."""
     with torch.autocast(clips.device.type, dtype=torch.bfloat16, enabled=clips.device.type == "cuda"):
-        logits = forward(clips)
+        logits = net.logits(clips)
     losses = [
         F.cross_entropy(logits[name], target[:, number], label_smoothing=SMOOTHING)
         for number, name in enumerate(FACTOR_NAMES)
@@ -88,25 +95,15 @@ def lesson(forward: Callable[[Tensor], dict[str, Tensor]], clips: Tensor, target
     return torch.stack(losses).sum(), right(logits, target).float().mean(0).detach()
 
 
-def choose_way(
-    net: Evaluator, reel: Reel, stage: EvaluatorStage, generator: torch.Generator, *, compile_: bool, log: Log
-) -> Callable[[Tensor], dict[str, Tensor]]:
-    """The network as it is or compiled, whichever is faster; measured on whole steps."""
-    if not compile_:
-        return net
-    compiled = torch.compile(net, dynamic=False)
-    forwards: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {"plain": net, "compiled": compiled}
-    chosen = ["plain"]
-
-    def trial() -> None:
-        net.zero_grad(set_to_none=True)
-        clips, target = reel.draw(stage.batch, generator)
-        lesson(forwards[chosen[0]], augmented(clips, generator), target)[0].backward()
-
-    ways = {name: (lambda name=name: chosen.__setitem__(0, name)) for name in forwards}
-    fastest(ways, trial, device=reel.device, log=log)
+def rehearse(net: Evaluator, reel: Reel, stage: EvaluatorStage, generator: torch.Generator) -> None:
+    """One step that is not taken. Raises FloatingPointError naming the weights whose gradient is not finite."""
+    clips, target = reel.draw(stage.batch, generator)
+    loss, _ = lesson(net, augmented(clips, generator), target)
+    loss.backward()
+    bad = [name for name, p in net.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all())]
+    if bad:
+        raise FloatingPointError(f"loss {float(loss.detach())}: no finite gradient of {', '.join(bad[:5])} ({len(bad)} in all)")
     net.zero_grad(set_to_none=True)
-    return forwards[chosen[0]]
 
 
 def shot(first: int, scene: Factors, combos: Sequence[Factors], allowed: set[Factors], rng: random.Random) -> Script:

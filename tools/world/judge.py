@@ -86,21 +86,25 @@ class Evaluator(nn.Module):
         """[B, T, 3, H, W] in [-1, 1] -> the four stages [B, T, D, h, w], finest first. Differentiable."""
         return [stage.unflatten(0, clips.shape[:2]) for stage in self._stages(clips.flatten(0, 1))]
 
-    def forward(self, clips: Tensor) -> dict[str, Tensor]:
-        return self.logits(clips)
-
     def logits(self, clips: Tensor) -> dict[str, Tensor]:
         """[B, T, 3, H, W] in [-1, 1] -> [B, C] of every factor, float32. T is 12 in training, and may be 9."""
-        frames = clips.shape[1]
         stages = self._stages(clips.flatten(0, 1))
         merged = stages[2] + F.interpolate(self.lift(stages[3]), size=stages[2].shape[-2:])
-        share = self.where(merged).float().flatten(2).softmax(-1)  # [N, M, h w]
-        flat = merged.float().flatten(2)  # [N, D, h w]
+        # From here on little is computed and much depends on it: nothing is rounded to bfloat16.
+        with torch.autocast(clips.device.type, enabled=False):
+            return self._named(merged.float(), clips.shape[1])
+
+    def _named(self, merged: Tensor, frames: int) -> dict[str, Tensor]:
+        share = self.where(merged).flatten(2).softmax(-1)  # [N, M, h w]
+        flat = merged.flatten(2)  # [N, D, h w]
         pooled = torch.einsum("nmp,ndp->nmd", share, flat).flatten(1)
-        seen = self.frame(torch.cat((flat.mean(-1), flat.amax(-1), pooled), dim=-1).unflatten(0, (-1, frames)))
-        out = {name: head(seen.mean(1)).float() for name, head in self.heads.items()}
+        # The largest by its place: by its value, a gradient divides by how many are as large, which may be none where
+        # the value is computed a second time.
+        strongest = flat.max(-1).values
+        seen = self.frame(torch.cat((flat.mean(-1), strongest, pooled), dim=-1).unflatten(0, (-1, frames)))
+        out = {name: head(seen.mean(1)) for name, head in self.heads.items()}
         steps = self.path(torch.cat((self._positions(share, merged, frames), seen), dim=-1).transpose(1, 2))
-        out[MOTION] = self.motion(torch.cat((steps.mean(-1), steps.amax(-1)), dim=-1)).float()
+        out[MOTION] = self.motion(torch.cat((steps.mean(-1), steps.max(-1).values), dim=-1))
         return {name: out[name] for name in FACTOR_NAMES}
 
     def _stages(self, x: Tensor) -> list[Tensor]:
@@ -126,7 +130,6 @@ def _turn(share: Tensor) -> Tensor:
     """Mean (cos, sin) of a distribution [..., n] over n places round a circle."""
     count = share.shape[-1]
     angle = torch.arange(count, device=share.device) * (2 * math.pi / count)
-    # No matrix product: autocast would round the positions to bfloat16.
     return torch.stack(((share * angle.cos()).sum(-1), (share * angle.sin()).sum(-1)), dim=-1)
 
 

@@ -154,6 +154,21 @@ def test_a_place_that_others_could_have_made_is_not_entered(meeting_ground: Path
         address_of(place(1), Settings(), within_s=SHORT_S)
 
 
+def test_a_worker_takes_no_key_from_a_folder_that_is_open_to_others() -> None:
+    """Even if somebody answers there: it may be somebody else."""
+    address, _ = address_of(place(0), Settings())
+    assert address.folder is not None
+    assert address.path is not None
+    address.folder.chmod(0o755)
+    with closing(socket.socket(socket.AF_UNIX)) as other, short(address.path) as name:
+        other.bind(name)
+        other.listen()
+        with pytest.raises(GateMissed):
+            address_of(place(1), Settings(), within_s=SHORT_S)
+        address.folder.chmod(0o700)
+        address_of(place(1), Settings(), within_s=LONG_S)
+
+
 def test_no_meeting_place_where_nothing_can_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
     with pytest.raises(LaunchRefused, match="no meeting place can be made: No such file or directory"):

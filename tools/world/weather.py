@@ -20,7 +20,7 @@ from .motion import REFERENCE_HEIGHT, Floats
 from .scene import WEATHERS
 from .shapes import join, segment
 
-_GREY = {"noon": "#93a9bd", "sunset": "#8f6f86", "night": "#1d2745", "morning": "#c9ccd6"}
+_GREY = {"noon": "#93a9bd", "sunset": "#8f6f86", "night": "#1d2745", "morning": "#a3adc1"}
 """The sky's colour behind clouds that cover all of it."""
 _FOG = {"noon": "#e4edf2", "sunset": "#e3b7a6", "night": "#4a5b86", "morning": "#f3ebe6"}
 _SNOW = {"noon": "#ffffff", "sunset": "#ffe6dc", "night": "#8fa0d0", "morning": "#fff6f2"}

@@ -104,7 +104,8 @@ def pack(specs: Specs, payload_bytes: int, tensors: Mapping[str, Tensor | None])
     for name, spec in specs.items():  # in the order of their offsets
         tensor = tensors[name]
         if spec is not None and tensor is not None:
-            payload[end : spec.offset].zero_()
+            if spec.offset > end:
+                payload[end : spec.offset].zero_()
             _view(spec, payload).copy_(tensor.detach())
             end = spec.offset + spec.size
     return payload

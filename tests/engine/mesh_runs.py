@@ -76,7 +76,7 @@ class Run:
         flags += ["--out", str(self.out)] if words[0] == "generate" else []
         self._printed, self._said = folder / "stdout.txt", folder / "stderr.txt"
         self.began_s = time.monotonic()
-        self.ended_s = float("nan")
+        self.ended_s = self._ended_at = float("nan")
         with self._printed.open("wb") as printed, self._said.open("wb") as said:
             self.process = subprocess.Popen(
                 [sys.executable, *launcher, "-m", "genlock", *words, *flags],
@@ -94,7 +94,7 @@ class Run:
         except subprocess.TimeoutExpired:
             self.end()
             raise
-        self.ended_s = time.monotonic()
+        self.ended_s, self._ended_at = time.monotonic(), time.time()
         return code
 
     def end(self) -> None:
@@ -124,10 +124,13 @@ class Run:
         return [entry for entry in read(path) if entry.kind == PHASE] if path.exists() and path.stat().st_size else []
 
     def since(self, rank: int, phase: Phase) -> float:
-        """Seconds from when `rank` entered `phase` last to the end of the command; nan if it never did. A launch
-        begins with the command."""
+        """Seconds from when `rank` entered `phase` last to the end of the command; nan if it never did. A rank has no
+        recorder at its launch: that is when the file for what rank 1 prints was made, or, if it printed something, the
+        begin of the command, which is earlier."""
         if phase is Phase.LAUNCH:
-            return self.ended_s - self.began_s
+            log = self.run_dir / "rank1.log"
+            made = log.exists() and not log.stat().st_size
+            return self._ended_at - log.stat().st_mtime if made else self.ended_s - self.began_s
         entered = [entry.seconds for entry in self.phases(rank) if entry.text == phase]
         return self.ended_s - entered[-1] if entered else float("nan")
 

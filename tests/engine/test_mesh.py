@@ -330,6 +330,16 @@ def test_a_value_that_changed_on_one_rank_names_rank_and_column(
     assert not by_hand.out.exists(), "the chunk was not delivered"
 
 
+@pytest.mark.parametrize(("kind", "rank", "code"), [("skip_call", 0, "GL-CALL-01"), ("change_weight", 1, "GL-MESH-03")])
+def test_the_account_of_a_run_names_the_odd_rank(start: Start, kind: str, rank: int, code: str) -> None:
+    run = start("generate", *SHORT, faults=fault(kind, Phase.CALL, rank))
+    assert run.ended() == 10, run.said
+    assert not run.left()
+    assert run.named == rank, run.said
+    assert code in run.said
+    says_why(run)
+
+
 # -- starts ----------------------------------------------------------------------------------------------------------
 
 

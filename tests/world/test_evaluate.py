@@ -280,6 +280,26 @@ def test_shards_add_up(tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pyt
     assert look(tiny, tmp_path, "--shard", "1/2") == evaluate.MISSED
 
 
+def test_parts_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[list[str], str]] = []
+
+    class Part:
+        def __init__(self, words: list[str], *, env: dict[str, str], stdout: int) -> None:
+            begun.append((words, env["OMP_NUM_THREADS"]))
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(evaluate.subprocess, "Popen", Part)
+    monkeypatch.setattr(evaluate.os, "cpu_count", lambda: 6)
+    evaluate.share_out(evaluate.arguments(["--prompts", "9"]))
+    assert begun == []
+    evaluate.share_out(evaluate.arguments(["--prompts", "9", "--processes", "3"]))
+    assert [threads for _, threads in begun] == ["2", "2", "2"]
+    shards = [evaluate.arguments(words[3:]) for words, _ in begun]
+    assert [(part.shard, part.processes, part.prompts) for part in shards] == [((n, 3), 1, 9) for n in range(3)]
+
+
 @pytest.mark.parametrize("shard", ["2/2", "a/b", "1"])
 def test_a_shard_that_is_none_is_refused(shard: str) -> None:
     with pytest.raises(SystemExit):

@@ -2,7 +2,8 @@
 
     make evaluate
     python -m tools.world.evaluate --prompts 24 --minute 4                    # a quick look, in minutes
-    python -m tools.world.evaluate --shard 0/4 --work out/evaluation          # a quarter of the streams
+    python -m tools.world.evaluate --processes 8                              # on 16 cores
+    python -m tools.world.evaluate --shard 0/4                                # a quarter of the work, on this machine
     python -m tools.world.evaluate --model out/first/model --device cuda
 
 Each stream's outcome is one line of WORK/streams.jsonl, so that a run goes on where it stopped and shards add up (give
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import shlex
 import subprocess
@@ -59,6 +61,7 @@ PROMPTS, MINUTE, OTHERS = 200, 24, 24
 FRESH_CLIPS, CODED_CLIPS = 500, 150
 CODED_FRAMES = 33
 MISSED, UNFINISHED = 4, 3
+UNKNOWN: dict[str, Any] = {"fresh": {}, "plain": {}, "coded": {}, "psnr": []}  # the evaluator, not yet tried
 
 
 def rolling_folder(folder: ModelFolder, place: Path) -> Path:
@@ -134,9 +137,18 @@ class Task:
     make: Callable[[], dict[str, Any]]
 
 
-def tasks(bench: Bench, asked: Sequence[Question], minute: int, others: int, rolling: str) -> list[Task]:
-    """Everything to be done, the judged streams first."""
-    out = [Task(kind="question", number=q.number, make=partial(ask_question, bench, q)) for q in asked]
+def tasks(
+    bench: Bench,
+    asked: Sequence[Question],
+    minute: int,
+    others: int,
+    *,
+    rolling: str,
+    itself: Callable[[], dict[str, Any]],
+) -> list[Task]:
+    """Everything to be done, the evaluator `itself` and the judged streams first."""
+    out = [Task(kind="evaluator", number=0, make=itself)]
+    out += [Task(kind="question", number=q.number, make=partial(ask_question, bench, q)) for q in asked]
     ways = {"regime R0": (None, "R0"), "regime R1": (None, "R1"), "rolling window": (rolling, None)}
     for kind, (model, regime) in ways.items():
         for q in asked[:others]:
@@ -184,8 +196,37 @@ def work_through(todo: Sequence[Task], ledger: Ledger, shard: tuple[int, int]) -
         ledger.add(task.kind, task.number, task.make())
         if done % 10 == 0 or done == len(mine):
             pace = (time.monotonic() - begun) / done
-            print(f"{done} of {len(mine)} streams, {pace * (len(mine) - done) / 60:.0f} min to go", flush=True)
+            part = "" if shard[1] == 1 else f"part {shard[0]}: "
+            left_min = pace * (len(mine) - done) / 60
+            print(f"{part}{done} of {len(mine)} streams, {left_min:.0f} min to go", file=sys.stderr, flush=True)
     return sum((task.kind, task.number) not in ledger.held for task in todo)
+
+
+def share_out(options: argparse.Namespace) -> None:
+    """Runs the work in processes of their own, the cores shared among them. What one of them leaves is done here."""
+    count = options.processes
+    if count < 2:
+        return
+    threads = max(1, (os.cpu_count() or 1) // count)
+    parts = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tools.world.evaluate",
+                *options.said,
+                "--processes",
+                "1",
+                "--shard",
+                f"{n}/{count}",
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            stdout=subprocess.DEVNULL,
+        )
+        for n in range(count)
+    ]
+    for part in parts:
+        part.wait()
 
 
 def show(found: Sequence[Row]) -> None:
@@ -239,6 +280,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--coded", type=int, default=CODED_CLIPS, help="fresh clips that go through the VAE")
     parser.add_argument("--world", choices=sorted(WORLDS), default="full", help="which world is asked about")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="do every N-th stream from the I-th on")
+    parser.add_argument("--processes", type=int, default=1, help="work side by side on this machine")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of what is kept between runs")
     parser.add_argument("--out", type=Path, help=f"the JSON; default: {RESULT}, with fewer prompts WORK/result.json")
     parser.add_argument("--device", default="cpu")
@@ -263,17 +305,19 @@ def main(argv: list[str] | None = None, *, open_session: OpenSession = genlock.o
     size = (folder.preset.height, folder.preset.width)
     bench = Bench(model=str(options.model), open_session=open_session, judge=judge, size=size, device=options.device)
     asked = questions(options.prompts, world)
+    share_out(options)
     ledger = Ledger(options.work / "streams.jsonl", key_of(options, folder, world))
-    if ("evaluator", 0) not in ledger.held:
+    rolling = str(rolling_folder(folder, options.work / f"rolling-{options.shard[0]}"))
+
+    def itself() -> dict[str, Any]:
         vae = load_vae(folder.file("vae"), device=options.device)
-        counts = (options.fresh, options.coded)
-        ledger.add("evaluator", 0, examine_evaluator(judge, vae, size, world, counts, device))
-    rolling = str(rolling_folder(folder, options.work / "rolling"))
-    todo = tasks(bench, asked, options.minute, options.others, rolling)
+        return examine_evaluator(judge, vae, size, world, (options.fresh, options.coded), device)
+
+    todo = tasks(bench, asked, options.minute, options.others, rolling=rolling, itself=itself)
     left = work_through(todo, ledger, options.shard)
     records = [ledger.held[key] for task in todo if (key := (task.kind, task.number)) in ledger.held]
-    evaluator = ledger.held["evaluator", 0]
-    found = rows(records, evaluator, judge.values)
+    evaluator = ledger.held.get(("evaluator", 0), UNKNOWN)
+    found = rows([record for record in records if record["kind"] != "evaluator"], evaluator, judge.values)
     show(found)
     if left:
         print(f"\nso far: {left} streams are left for other shards; run again when they are done")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from tools.world import activation, weights
@@ -75,8 +81,20 @@ def test_a_form_is_held_against_the_plain_one():
     assert activation.best(cpu) is activation.plain
 
 
-def test_the_fused_kernels_agree_where_they_can_be_interpreted(monkeypatch):
-    pytest.importorskip("triton", reason="a GPU's compiler, not among the requirements")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+INTERPRETED = """
+import torch
+from tools.world import activation
+for channels in (16, 48):
     fused = activation.Fused(rows=32)
-    assert activation.difference(fused, torch.device("cpu"), torch.float32) < 1e-5
+    assert activation.difference(fused, torch.device("cpu"), torch.float32, channels) < 1e-5, channels
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="a GPU's compiler, not among the requirements")
+def test_the_fused_kernels_agree_where_they_can_be_interpreted():
+    # In a process of its own: Triton decides at its first import whether it interprets.
+    root = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join([str(root), str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment, timeout=300)

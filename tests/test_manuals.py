@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.engine.mesh_runs import KILL_BOUND_S, STOP_BOUND_S, D
 
 from genlock import errors
 from genlock.cli.main import cli
@@ -47,6 +48,18 @@ NEVER_RAISED = "genlock/errors.py"  # a row that points here says that nobody ra
 STRIKE_IN = {FaultKind.REFUSE: Phase.ACCEPT}  # every phase: kill and stop; generator call: the rest
 EVERYWHERE = (FaultKind.KILL, FaultKind.STOP)
 MESH = 2
+WITHIN = {FaultKind.KILL: f"{KILL_BOUND_S:g} s", FaultKind.STOP: f"D + {STOP_BOUND_S - D:g} s"}
+# As `tests/engine/test_mesh.py` shows: the error of each fault, and the field it names.
+ENDS_AS: dict[FaultKind, tuple[type[GenlockError], str]] = {
+    FaultKind.KILL: (errors.RankDied, ""),
+    FaultKind.STOP: (errors.RankSilent, ""),
+    FaultKind.REFUSE: (errors.PeerRefused, "seed"),
+    FaultKind.SKIP_CALL: (errors.CallCount, ""),
+    FaultKind.EXTRA_CALL: (errors.CallCount, ""),
+    FaultKind.CHANGE_INPUT: (errors.MeshDisagrees, "inputs"),
+    FaultKind.CHANGE_WEIGHT: (errors.MeshDisagrees, "weights"),
+    FaultKind.CHANGE_KV: (errors.MeshDisagrees, "kv"),
+}
 
 SPAN = re.compile(r"`([^`]+)`")
 PLACE = re.compile(r"(genlock/[\w/]+\.py):([\w.]+)")
@@ -276,7 +289,7 @@ def wrong_breaks(text: str) -> list[str]:
         if not way or not (faults or TEST.fullmatch(way[0]) or way[0].startswith("genlock drill ")):
             wrong.append(f"{row['break it']!r} is no fault, drill or test")
         if faults:
-            wrong += [f"{way[0]}: {why}" for why in idle_faults(faults[1])]
+            wrong += [f"{way[0]}: {why}" for why in [*idle_faults(faults[1]), *wrong_ends(faults[1], row)]]
         wrong += [f"{code} is no error's" for code in re.findall(r"GL-[A-Z0-9-]+", row["code"]) if code not in CLASS_OF]
         wrong += [f"{row['break it']}: {name} is empty" for name, cell in row.items() if not cell]
     return wrong
@@ -295,6 +308,22 @@ def idle_faults(text: str) -> Iterator[str]:
             yield f"{fault.kind} strikes in {phase}"
         if fault.rank >= MESH:
             yield f"a mesh of {MESH} has no rank {fault.rank}"
+
+
+def wrong_ends(text: str, row: Row) -> Iterator[str]:
+    """Where a row says another end of its fault than the mesh's tests do."""
+    try:
+        (fault,) = faults_from(text).planted
+    except GenlockError:
+        return  # said by `idle_faults`
+    error, field = ENDS_AS[fault.kind]
+    for name, wanted in (
+        ("code", f"{error.code}, exit code {error.exit_code}"),
+        ("rank, field", ", ".join([str(fault.rank), *([field] if field else [])])),
+        ("within", WITHIN.get(fault.kind, row["within"])),
+    ):
+        if row[name] != wanted:
+            yield f"{name} is {row[name]}, not {wanted}"
 
 
 def wrong_meters(text: str) -> list[str]:
@@ -406,7 +435,8 @@ GOOD = """\
 
 | break it | injected | code | rank, field | within | without the guard |
 | --- | --- | --- | --- | --- | --- |
-| `GENLOCK_FAULTS="refuse:rank=1,phase=accept,chunk=1"` | a refusal | GL-MESH-02 | 1 | the chunk | a hang |
+| `GENLOCK_FAULTS="refuse:rank=1,phase=accept,chunk=1"` | a no | GL-MESH-02, exit code 10 | 1, seed | chunk | a hang |
+| `GENLOCK_FAULTS="stop:rank=0,phase=load"` | a stop | GL-RANK-02, exit code 12 | 0 | D + 3 s | a hang |
 | `tests/test_manuals.py::test_a_sound_page_passes` | nothing | GL-NUM-01 | none | 1 s | nothing |
 
 ```sh
@@ -466,8 +496,12 @@ def test_a_sound_page_passes() -> None:
         ("refuse:rank=1", "refuse:rank=2", "no rank 2"),
         ('`GENLOCK_FAULTS="refuse:rank=1,phase=accept,chunk=1"`', "a bad day", "is no fault, drill or test"),
         ('`GENLOCK_FAULTS="refuse:rank=1,phase=accept,chunk=1"`', "`genlock drill refuse`", "no command drill"),
-        ("GL-MESH-02 | 1", "GL-MESH-99 | 1", "GL-MESH-99 is no error's"),
-        ("| the chunk | a hang", "| | a hang", "within is empty"),
+        ("GL-MESH-02, exit", "GL-MESH-99, exit", "GL-MESH-99 is no error's"),
+        ("GL-MESH-02, exit", "GL-MESH-03, exit", "code is GL-MESH-03, exit code 10, not GL-MESH-02"),
+        ("exit code 12", "exit code 11", "not GL-RANK-02, exit code 12"),
+        ("| 1, seed |", "| 0, seed |", "is 0, seed, not 1, seed"),
+        ("| D + 3 s |", "| D + 5 s |", "within is D + 5 s, not D + 3 s"),
+        ("| chunk | a hang", "| | a hang", "within is empty"),
         ("::test_a_sound_page_passes", "::test_an_unsound_page_passes", "there is no test_an_unsound_page_passes"),
         ("tests/test_manuals.py::", "tests/test_manual.py::", "in tests/test_manual.py"),
         ("(codemap.md#words)", "(codemaps.md#words)", "leads nowhere"),

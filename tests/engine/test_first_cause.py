@@ -225,6 +225,21 @@ def test_the_rank_that_did_not_come_to_a_collective_is_named(chunk: int, op: int
     assert (found.rank, found.kind, found.exit_code) == (away, Kind.TIMEOUT, 12)
 
 
+@given(small, st.permutations(range(4)))
+def test_waiting_in_a_collective_clears_a_rank_whatever_its_record_names(op: int, ranks: list[int]) -> None:
+    """One gives up, one is ended by its own watchdog, one loses its connection to the first: all while they wait."""
+    gave_up, own, lost_it, away = ranks
+    written = [
+        timeout(gave_up, 1, 1, op),
+        replace(timeout(own, 1, 1, op), in_collective=True),
+        replace(timeout(lost_it, 1, 1, op), kind=Kind.BROKEN_PIPE, names=gave_up, in_collective=True),
+        replace(timeout(away, 1, 1, op), kind=Kind.BROKEN_PIPE, names=gave_up),
+    ]
+    found = first_cause([], written)
+    assert found is not None
+    assert found.rank == away
+
+
 def test_a_link_that_is_cut_is_told_by_its_two_ends() -> None:
     """Each names the other; a third waits in vain for both."""
     lost = [replace(timeout(rank, 3, 3, 1), kind=Kind.BROKEN_PIPE, exit_code=11, names=1 - rank) for rank in (0, 1)]

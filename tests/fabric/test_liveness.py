@@ -143,6 +143,17 @@ def test_a_phase_is_held_to_its_deadline_since_the_last_collective(
 
 @on_linux
 @pytest.mark.slow
+def test_a_rank_that_waits_in_a_collective_does_not_accuse_itself(start: Callable[..., Ranks]) -> None:
+    ranks = start("door")
+    code, _, said = ranks.ended(0)
+    assert code == 12
+    assert "another rank did not come to a collective of rank 0: no progress for 1." in said
+    (cause,) = read_all(ranks.folder)
+    assert (cause.kind, cause.names, cause.in_collective) == (Kind.TIMEOUT, -1, True)
+
+
+@on_linux
+@pytest.mark.slow
 def test_native_code_that_keeps_the_interpreter_does_not_keep_the_process(start: Callable[..., Ranks]) -> None:
     ranks = start("spin")
     code, _, _ = ranks.ended(0)

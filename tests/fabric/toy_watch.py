@@ -1,9 +1,9 @@
 """A process with a watchdog and no supervisor: `python toy_watch.py RANK DEADLINE RUN_DIR WHAT FD...`.
 
 The descriptors are its ends of sockets to its peers, in rank order; rank 0 has one a worker, a worker has one. WHAT
-happens in the end: idle (waits for ever), hang (in a phase with a deadline), tick (for a while, then hangs),
-leave:SECONDS (well), spin (holding the interpreter for good). With `real-` before it the connections are the product's,
-which load torch; otherwise they are a few lines that behave alike.
+happens in the end: idle (waits for ever), hang (in a phase with a deadline), door (hangs in what passes for a
+collective), tick (for a while, then hangs), leave:SECONDS (well), spin (holding the interpreter for good). With `real-`
+before it the connections are the product's, which load torch; otherwise they are a few lines that behave alike.
 """
 
 from __future__ import annotations
@@ -81,11 +81,13 @@ if __name__ == "__main__":
     watch.exchange_beacons(connections)
     print("ready", flush=True)
     kind, _, seconds = what.removeprefix("real-").partition(":")
-    if kind in ("hang", "tick", "spin"):
+    if kind in ("hang", "tick", "spin", "door"):
         watch.enter(Phase.CALL, call_id=1, chunk=1)
     if kind == "spin":
         time.sleep(1.0)  # the watchdog runs once or twice
         re.match(r"(a|a)*b", "a" * 64)
+    if kind == "door":
+        exec("import time; time.sleep(1000)", {"__name__": "genlock.fabric.collectives"})
     if kind == "leave":
         time.sleep(float(seconds))
         watch.enter(Phase.EXIT, call_id=1, chunk=1)

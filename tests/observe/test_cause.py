@@ -27,6 +27,7 @@ causes = st.builds(
     text=st.text(max_size=200),
     remedy=st.text(max_size=200),
     names=st.integers(min_value=-1, max_value=99),
+    in_collective=st.booleans(),
 )
 beacons = st.builds(Beacon, phase=st.sampled_from(Phase), call_id=ids, chunk=ids, op=ids, counter=ids)
 

@@ -177,8 +177,8 @@ def _blame(cause: Cause, observations: Sequence[Seen], written: Mapping[int, Cau
 
 
 def _whom_it_waited_for(cause: Cause, at: Mapping[int, Seen | Cause], named: int) -> int:
-    """The rank that has got least far. One that waits for a frame holds nobody up; nor does one that was in the same
-    collective, whose record names nobody either: a collective's error knows only that somebody did not come."""
+    """The rank that has got least far. One that waits for a frame holds nobody up; nor does one that was in the
+    collective too: its error knows only that somebody did not come."""
     busy = [rank for rank in at if at[rank].phase is not Phase.IDLE and (at[rank].call_id >= 0 or cause.call_id < 0)]
     if cause.names < 0:
         busy = [rank for rank in busy if rank != cause.rank and not _was_in_a_collective(at[rank])]
@@ -189,7 +189,9 @@ def _whom_it_waited_for(cause: Cause, at: Mapping[int, Seen | Cause], named: int
 
 
 def _was_in_a_collective(end: Seen | Cause) -> bool:
-    return isinstance(end, Cause) and end.kind in (Kind.TIMEOUT, Kind.BROKEN_PIPE) and end.names < 0
+    if isinstance(end, Seen):
+        return False
+    return end.in_collective or (end.kind in (Kind.TIMEOUT, Kind.BROKEN_PIPE) and end.names < 0)
 
 
 def _place(at: Seen | Cause) -> tuple[int, int, int]:

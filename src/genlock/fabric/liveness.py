@@ -45,6 +45,7 @@ from genlock.observe.cause import Cause, Kind, cause_path
 from genlock.observe.recorder import COLLECTIVE, FAILURE, PHASE, Recorder
 from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Launch, Phase
 
+DOOR = "genlock.fabric.collectives"  # who is in this module waits for other ranks
 HANG_UP_GRACE = 0.5  # of `records_s`: main may know more about why a peer is gone, and says so first
 INTERRUPTED = 130
 ASKS_TO_END = (signal.SIGINT, signal.SIGTERM)
@@ -306,7 +307,10 @@ class Watch:
         in_phase_s = now_s - self._since_s
         allowed_s = limit_s(self._deadlines, beacon.phase)
         if allowed_s is not None and in_phase_s > allowed_s:
-            self.fail(RankSilent(f"no progress for {in_phase_s:.1f} seconds in phase {beacon.phase}", rank=self.rank))
+            what = f"no progress for {in_phase_s:.1f} seconds in phase {beacon.phase}"
+            if self._main_is_in_a_collective():
+                self.fail(RankSilent(f"another rank did not come to a collective of rank {self.rank}: {what}"))
+            self.fail(RankSilent(what, rank=self.rank))
         if beacon.phase is Phase.EXIT:
             return
         if self._leave_by_s is not None and now_s > self._leave_by_s:
@@ -354,7 +358,14 @@ class Watch:
             text=f"{place}: {told.what}" if place else told.what,
             remedy=told.remedy,
             names=-1 if told.rank is None else told.rank,
+            in_collective=_came_from_a_collective(error) or self._main_is_in_a_collective(),
         )
+
+    def _main_is_in_a_collective(self) -> bool:
+        """Whether the main thread stands in the door for collectives, or in what the door has called of torch."""
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        modules = [str(each.f_globals.get("__name__")) for each, _ in traceback.walk_stack(frame)]
+        return DOOR in modules and all(name.startswith("torch.") for name in modules[: modules.index(DOOR)])
 
     def _end(self, cause: Cause, error: BaseException) -> NoReturn:
         if not self._ending.acquire(blocking=False):
@@ -387,6 +398,17 @@ class Watch:
 
 def _only_wakes(number: int, frame: object) -> None:
     """The wake-up descriptor has the signal's number already."""
+
+
+def _came_from_a_collective(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, was raised in the door for collectives."""
+    met: set[int] = set()
+    while error is not None and id(error) not in met:
+        met.add(id(error))
+        if any(frame.f_globals.get("__name__") == DOOR for frame, _ in traceback.walk_tb(error.__traceback__)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _open_stacks(run_dir: Path, rank: int) -> IO[str]:

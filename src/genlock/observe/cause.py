@@ -38,7 +38,8 @@ class Cause:
 
     rank: the writer. seconds: since its watch began, on its own clock. phase, call_id, chunk, op: where it was; op is
     the number of collectives it had finished in this chunk. Ids are -1 where there is none. names: the rank it holds
-    responsible, -1 for none. code and exit_code: of the error; text: one line, or a table.
+    responsible, -1 for none. code and exit_code: of the error; text: one line, or a table. in_collective: it waited for
+    others in a collective, so that it is not the one that did not come.
     """
 
     rank: int
@@ -53,6 +54,7 @@ class Cause:
     text: str
     remedy: str
     names: int = -1
+    in_collective: bool = False
 
     def write(self, run_dir: Path) -> None:
         """Into the run's folder; an earlier record of this rank stays. Raises OSError (a full disk)."""

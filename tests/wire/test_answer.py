@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from genlock.errors import DigestMismatch, EnvelopeRefused, FrameRefused, GenlockError, OutOfStep, RankSilent
 from genlock.wire.answer import Answer, Kind, error_class, error_of, is_answer, is_fault, pack_answer, unpack_answer
+from genlock.wire.digest import bytes_digest
 from genlock.wire.result import Fault, fault_of
 
 
@@ -68,6 +69,21 @@ def test_an_error_survives_the_way(kind: type[GenlockError], **about: object) ->
     assert str(came) == str(error)
     for name in ("what", "field", "rank", "call_id", "chunk_index", "remedy"):
         assert getattr(came, name) == getattr(error, name)
+
+
+def test_a_remedy_of_two_clauses_stays_whole() -> None:
+    came = error_of(fault_of(RankSilent("no progress"), rank=2))
+    assert (came.what, came.remedy) == ("no progress", RankSilent.default_remedy)
+    assert "; " in came.remedy
+
+
+@pytest.mark.parametrize("place", [0, 4, 6])  # magic, version, kind
+def test_an_answer_of_another_make_is_refused_though_its_digest_is_right(place: int) -> None:
+    sent = bytearray(pack_answer(Answer(kind=Kind.GO, call_id=1)))
+    sent[place] ^= 64
+    sent[16:32] = bytes_digest(bytes(sent[:16])).to_bytes(16, "little")
+    with pytest.raises(FrameRefused, match="no answer of version 1"):
+        unpack_answer(bytes(sent))
 
 
 def test_whoever_reports_is_the_rank_unless_it_names_another() -> None:

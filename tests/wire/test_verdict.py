@@ -65,7 +65,10 @@ def test_a_flipped_bit_is_another_verdict_or_none(data: st.DataObject) -> None:
     assert read != verdict
 
 
-@pytest.mark.parametrize("record", [b"", bytes(VERDICT_BYTES), RIGHT.pack()[:-1], RIGHT.pack() + b"\0"])
+OTHER_VERSION = RIGHT.pack()[:4] + b"\x02\x00" + RIGHT.pack()[6:]
+
+
+@pytest.mark.parametrize("record", [b"", bytes(VERDICT_BYTES), OTHER_VERSION, RIGHT.pack()[:-1], RIGHT.pack() + b"\0"])
 def test_what_is_no_verdict_is_refused(record: bytes) -> None:
     with pytest.raises(FrameRefused, match="verdict"):
         unpack(record)
@@ -125,6 +128,16 @@ def test_of_outputs_whoever_is_not_in_the_majority_is_named(verdict: Verdict, ou
     with pytest.raises(MeshDisagrees) as end:
         compare(ranks.pop(0), ranks)
     assert end.value.rank == odd
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+@pytest.mark.parametrize("column", [*REFERENCE, "outputs"])
+def test_a_rank_that_looks_in_another_chunk_than_the_others_has_lost_count(column: str, odd: int) -> None:
+    looked = replace(RIGHT, **dict.fromkeys(REFERENCE, True))
+    ranks = {rank: replace(looked, **{column: None}) if rank == odd else looked for rank in range(3)}
+    with pytest.raises(MeshDisagrees, match=rf"{column} \(was it looked at\)") as end:
+        compare(ranks.pop(0), ranks)
+    assert (end.value.field, end.value.rank) == (column, odd)
 
 
 def test_a_cause_is_named_before_what_follows_from_it() -> None:

@@ -22,7 +22,7 @@ from genlock.wire.result import Fault
 MAGIC = b"gnla"
 VERSION = 1
 
-_HEAD = struct.Struct("<4sHHqI")  # magic, version, kind, call_id, bytes of the fault
+_HEAD = struct.Struct("<4sHHq")  # magic, version, kind, call_id; the digest of all else follows, then the fault
 _DIGEST_BYTES = 16
 
 
@@ -62,7 +62,7 @@ def is_fault(data: bytes) -> bool:
 def pack_answer(answer: Answer) -> bytes:
     """The record: head, digest of everything else, fault."""
     fault = b"" if answer.fault is None else describe(FAULT, answer.fault)[1]
-    head = _HEAD.pack(MAGIC, VERSION, int(answer.kind), answer.call_id, len(fault))
+    head = _HEAD.pack(MAGIC, VERSION, int(answer.kind), answer.call_id)
     return head + bytes_digest(head + fault).to_bytes(_DIGEST_BYTES, "little") + fault
 
 
@@ -71,8 +71,8 @@ def unpack_answer(data: bytes) -> Answer:
     start = _HEAD.size + _DIGEST_BYTES
     if len(data) < start:
         raise FrameRefused(f"an answer of {len(data)} bytes, the least is {start}", field="answer")
-    magic, version, kind, call_id, size = _HEAD.unpack_from(data)
-    if (magic, version) != (MAGIC, VERSION) or kind not in tuple(map(int, Kind)) or size != len(data) - start:
+    magic, version, kind, call_id = _HEAD.unpack_from(data)
+    if (magic, version) != (MAGIC, VERSION) or kind not in tuple(map(int, Kind)):
         raise FrameRefused(f"no answer of version {VERSION}: {data[: _HEAD.size].hex()}", field="answer")
     head, digest, fault = data[: _HEAD.size], data[_HEAD.size : start], data[start:]
     if bytes_digest(head + fault) != int.from_bytes(digest, "little"):

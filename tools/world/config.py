@@ -69,6 +69,7 @@ class EvaluatorStage:
     peak_lr: float = 1.5e-3
     exam_clips: int = 1200
     tail_seconds: float = 12.0
+    planned_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

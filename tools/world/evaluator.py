@@ -60,6 +60,7 @@ def run(
         tail=stage.tail_seconds,
         peak_lr=stage.peak_lr,
         weight_decay=0.02,
+        planned=stage.planned_seconds,
     )
     if not trainer.resumed and (out / FILE).exists():
         weights.fill(net, weights.read(out / FILE)["modules"]["evaluator"])

@@ -413,6 +413,17 @@ def test_every_manual_can_be_reached() -> None:
     assert [path.name for path in FACTS if f"../facts/{path.name}" not in facts] == []
 
 
+def test_every_failure_mode_and_hazard_has_its_line() -> None:
+    said = CROSSWALK.read_text()
+    modes = {int(n) for line in re.findall(r"FM-\d\d(?:, \d\d)*", said) for n in re.findall(r"\d\d", line)}
+    assert modes == set(range(1, 24))
+    assert set(map(int, re.findall(r"\bH(\d\d)\b", said))) == set(range(1, 36))
+    assert set(re.findall(r"\bOM-(\d\d)", said)) == {f"{n:02}" for n in range(1, 14)}
+    lines = [row for table in tables(said) for row in table if set(row) & {"test", "shown by"}]
+    bare = [row for row in lines if not re.search(r"tests/\w+|not there yet|^-$", list(row.values())[-1])]
+    assert bare == []
+
+
 # -- defects, planted: what each check is worth ----------------------------------------------------------------------
 
 GOOD = """\

@@ -43,7 +43,6 @@ def take_part(settings: Settings, surroundings: Surroundings, jobs: Callable[[],
         from genlock.engine.worker import work
 
         work(place, settings, jobs())
-        raise click.exceptions.Exit(0)
 
 
 def supervise_ranks(settings: Settings, surroundings: Surroundings) -> None:

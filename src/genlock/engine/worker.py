@@ -7,6 +7,7 @@ for a chunk is in the envelope.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from genlock.engine.job import Job
 from genlock.engine.mesh_rank import MeshRank
@@ -20,8 +21,8 @@ from genlock.wire.lifecycle import live
 from genlock.wire.prepare import Announced
 
 
-def work(place: Launch, settings: Settings, jobs: Sequence[Job]) -> None:
-    """Every job's stream, one after the other; returns when rank 0 says that all is done. What fails ends the process.
+def work(place: Launch, settings: Settings, jobs: Sequence[Job]) -> NoReturn:
+    """Every job's stream, one after the other. The process ends here: with 0 when rank 0 says that all is done.
 
     Each job is loaded, warmed up and served until rank 0's SHUTDOWN.
     """
@@ -30,6 +31,7 @@ def work(place: Launch, settings: Settings, jobs: Sequence[Job]) -> None:
         for job in jobs:
             serve(rank, job)
         rank.leave()
+        rank.watch.finish()
     except BaseException as error:  # noqa: BLE001 - the one place where a worker's error of any kind ends it
         rank.fail(error)
 

@@ -89,6 +89,6 @@ def command(
                 worst, place = report.largest, f"{name}, chunk {report.chunk}"
     if not compared:
         raise ReplayFailed("nothing was compared", where=str(folder), remedy="use --feed envelope")
-    click.echo(f"largest error {worst:.1e} ({place}), tolerance {tolerance:.0e}")
+    click.echo(f"largest error {worst:.1e}{f' ({place})' if place else ''}, tolerance {tolerance:.0e}")
     if not worst <= tolerance:
         raise ReplayFailed(f"{place}: an error of {worst:.1e} is over the tolerance of {tolerance:.0e}")

@@ -9,6 +9,8 @@ Knows no connection: the verdict is handed back.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,7 @@ class PhaseB:
 
     def __init__(self, stream: Stream, door: Mesh, columns: Columns) -> None:
         self.stream, self.door, self.columns = stream, door, columns
+        self._last: tuple[Header, Tensor, Verdict] | None = None
 
     @torch.inference_mode()
     def run(
@@ -53,7 +56,7 @@ class PhaseB:
         self.door.end_chunk()
         check_finite(latents, header.chunk_index)
         found = self.columns.finish(header, payload)
-        return latents, Verdict(
+        verdict = Verdict(
             call_id=header.call_id,
             observed_calls=self.stream.observed_calls,
             ledger=self.door.ledger,
@@ -62,3 +65,12 @@ class PhaseB:
             outputs=tensor_digest(latents) if self.columns.due(header) else None,
             **found,
         )
+        self._last = header, payload, verdict
+        return latents, verdict
+
+    def look(self) -> Verdict:
+        """The last chunk's verdict once more, with all that this rank has a reference for looked at."""
+        assert self._last is not None  # nobody looks again before the first look
+        header, payload, verdict = self._last
+        again = self.columns.finish(header, payload, everything=True)
+        return replace(verdict, inputs=again["inputs"], weights=again["weights"])

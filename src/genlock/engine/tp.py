@@ -112,7 +112,7 @@ class InLockstep:
         except GenlockError as error:
             raise self._leader.tell(error) from error.__cause__
         self._enter(Phase.VERDICT)
-        self._leader.verdict(verdict)
+        self._leader.verdict(verdict, look=self._phase_b.look)
         return latents
 
     def _warm_up(self, state: State) -> State:

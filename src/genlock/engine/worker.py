@@ -46,7 +46,15 @@ def serve(rank: MeshRank, job: Job) -> None:
         if FaultKind.REFUSE in rank.faults.at(rank.rank, Phase.ACCEPT, chunk.header.chunk_index):
             raise EnvelopeRefused("seed is refused: a fault planted on purpose", field="seed")
 
-    follower = Follower(rank.leader, phase_b.door, begin_job(job), rank.deadlines, check=check, on_phase=rank.enter)
+    follower = Follower(
+        rank.leader,
+        phase_b.door,
+        begin_job(job),
+        rank.deadlines,
+        check=check,
+        look=phase_b.look,
+        on_phase=rank.enter,
+    )
     with rank.warming_up():
         for _ in range(count(job)):
             one_chunk(rank, follower, phase_b)

@@ -125,7 +125,8 @@ def compare_references(own: Verdict, others: Mapping[int, Verdict]) -> None:
         verdicts = {0: own, **others}.items()
         wrong = sorted(rank for rank, verdict in verdicts if getattr(verdict, column) is False)
         if wrong:
-            what = f"{column}: {_ranks(wrong)}: {_WRONG[column]}"
+            who = f"{_ranks(wrong)}: " if len(wrong) > 1 else ""  # the error says one rank by itself
+            what = f"{column}: {who}{_WRONG[column]}"
             raise MeshDisagrees(what, field=column, rank=wrong[0], call_id=own.call_id)
 
 

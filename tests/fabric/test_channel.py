@@ -628,6 +628,17 @@ def test_what_fails_outside_the_channel_ends_with_its_cause_on_every_rank(mesh: 
     assert str(run.join()[1]) == str(end)
 
 
+def test_a_last_word_is_not_waited_out(mesh: Any) -> None:
+    """The silent one may be in a collective with the rank that has failed."""
+    run = mesh(3)
+    run.workers[1].fails, run.workers[2].mute_at = ODD, Phase.VERDICT
+    began = time.monotonic()
+    with pytest.raises(CallCount) as end:
+        run.chunk()
+    assert end.value.rank == 1
+    assert time.monotonic() - began < PATIENT.verdict_s / 2
+
+
 def test_what_is_rank_0_s_own_finding_is_told_at_once(mesh: Any) -> None:
     run = mesh(2)
     assert run.leader.tell(ODD) is ODD

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tools.world import captions, export, ranks, weights
-from tools.world.config import FIRST, SMOKE, STEPS
+from tools.world.config import FIRST, FULL, SMOKE, STEPS
 from tools.world.footage import LatentPool, anchor_pixel
 from tools.world.forward import TrainingGenerator, repeat
 from tools.world.loop import Budget, Ema, Log, Trainer, learning_rate
@@ -320,12 +320,30 @@ def test_two_ranks_train_one_model(tmp_path):
     assert not (tmp_path / "log-1.jsonl").exists()
 
 
-def test_a_finished_model_can_be_taken_up(tmp_path):
-    weights.begin(tmp_path, Path(weights.__file__).resolve().parents[2] / "src" / "genlock" / "bundled")
-    shape = weights.fitted(FIRST.shape, tmp_path)
-    generator = weights.new_generator(shape)
+ROOT = Path(weights.__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("folder", ["src/genlock/bundled", "tools/world/trained"])
+def test_a_model_can_be_taken_up_at_the_width_that_is_shipped(tmp_path, folder):
+    weights.begin(tmp_path, ROOT / folder, FULL.shape)
+    assert weights.fitted(FULL.shape, tmp_path) == FULL.shape
     content = weights.read(tmp_path / weights.TEACHER)
-    weights.fill(generator, content["modules"]["generator"])
-    weights.fill(weights.new_text(shape, content["words"]), content["modules"]["text"])
-    vae = weights.read_vae(tmp_path / weights.VAE, shape, CPU)
+    weights.fill(weights.new_generator(FULL.shape), content["modules"]["generator"])
+    weights.fill(weights.new_text(FULL.shape, content["words"]), content["modules"]["text"])
+    vae = weights.read_vae(tmp_path / weights.VAE, FULL.shape, CPU)
     assert vae.config.std != (1.0,) * 16
+
+
+def test_the_feed_forward_units_that_say_least_are_left_out():
+    state = weights.new_generator(SMOKE.shape).state_dict()
+    silent = torch.tensor([3, 7, 11])
+    for layer in range(SMOKE.shape.layers):
+        state[f"blocks.{layer}.ffn.2.weight"][:, silent] = 0.0
+    small = replace(SMOKE.shape, ffn=SMOKE.shape.ffn - 3)
+    kept = weights.narrowed(state, small)
+    wide, narrow = weights.new_generator(SMOKE.shape), weights.new_generator(small)
+    weights.fill(wide, state)
+    weights.fill(narrow, kept)
+    seen = torch.randn(2, 5, SMOKE.shape.dim)
+    torch.testing.assert_close(narrow.blocks[1].feed_forward(seen), wide.blocks[1].feed_forward(seen))
+    assert weights.narrowed(kept, SMOKE.shape).keys() == kept.keys()

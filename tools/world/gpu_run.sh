@@ -20,9 +20,7 @@ export PYTHONPATH="/tmp/site:src:." PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
 export TORCHINDUCTOR_CACHE_DIR="$PWD/out/inductor" TORCHINDUCTOR_FX_GRAPH_CACHE=1 TRITON_CACHE_DIR="$PWD/out/triton"
 out=out/full
 mkdir -p $out "$results"
-for file in tools/world/trained/*.pt; do
-  [ -e "$out/$(basename "$file")" ] || cp "$file" $out/
-done
+[ -e $out/vae.pt ] || python3 -m tools.world.make --stage begin --out $out --preset full --model tools/world/trained
 cards=$(nvidia-smi --list-gpus | wc -l)
 last=$((cards - 1))
 echo "$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) x $cards"

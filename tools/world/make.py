@@ -37,7 +37,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--planned", type=float, default=0.0, help="training seconds of the stage, later calls included"
     )
-    parser.add_argument("--model", type=Path, help="stage begin: the model folder whose weights are taken up")
+    parser.add_argument("--model", type=Path, help="stage begin: the folder whose weights are taken up")
     parser.add_argument("--export-dir", type=Path, help="also copies the stage's small results here")
     return parser.parse_args(argv)
 
@@ -53,7 +53,7 @@ def prepare(device: torch.device) -> None:
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     if options.stage == "begin":
-        weights.begin(options.out, options.model)
+        weights.begin(options.out, options.model, PRESETS[options.preset].shape)
         return
     ranks.run(options.cards, options.out / "ranks", functools.partial(work, options))
 

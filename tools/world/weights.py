@@ -6,6 +6,7 @@ Files (torch, tensors and plain values alone): vae.pt, teacher.pt, student.pt.
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,16 +48,38 @@ def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
     module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
 
-def begin(out: Path, model: Path) -> None:
-    """Makes vae.pt and teacher.pt of a finished model folder, for stages that are to go on from it."""
-    folder = read_model_folder(model)
-    vae = load_vae(folder.file("vae"))
-    write_vae(out / VAE, vae, torch.tensor(vae.config.mean), torch.tensor(vae.config.std))
-    generator = Generator(folder.preset.generator)
-    generator.load_state_dict(load_generator(folder.file("generator"), folder.preset.generator))
-    encoder = load_text(model, max_tokens=folder.preset.generator.text_len)
-    words = encoder.tokenizer.get_vocab_size()
-    write(out / TEACHER, {"generator": generator, "text": encoder._model}, torch.float16, words=words)
+def begin(out: Path, model: Path, shape: ModelShape) -> None:
+    """Makes vae.pt and teacher.pt for stages that are to go on: from a finished model's folder, or from one that holds
+    such files. A feed-forward wider than the shape's loses what matters least."""
+    if (model / TEACHER).exists():
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model / VAE, out / VAE)
+        content = read(model / TEACHER)
+        generator, text, words = content["modules"]["generator"], content["modules"]["text"], content["words"]
+    else:
+        folder = read_model_folder(model)
+        vae = load_vae(folder.file("vae"))
+        write_vae(out / VAE, vae, torch.tensor(vae.config.mean), torch.tensor(vae.config.std))
+        encoder = load_text(model, max_tokens=folder.preset.generator.text_len)
+        generator = load_generator(folder.file("generator"), folder.preset.generator)
+        text, words = encoder._model.state_dict(), encoder.tokenizer.get_vocab_size()
+    fresh = {"generator": new_generator(shape), "text": new_text(shape, words)}
+    fill(fresh["generator"], narrowed(generator, shape))
+    fill(fresh["text"], text)
+    write(out / TEACHER, fresh, torch.float16, words=words)
+
+
+def narrowed(state: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
+    """A generator's weights with at most the shape's feed-forward units, those kept that say most to the others."""
+    state = dict(state)
+    for layer in range(shape.layers):
+        key = f"blocks.{layer}.ffn"
+        into, out = state[f"{key}.0.weight"], state[f"{key}.2.weight"]  # [units, D], [D, units]
+        says = into.float().norm(dim=1) * out.float().norm(dim=0)
+        kept = says.argsort(descending=True)[: shape.ffn].sort().values
+        state[f"{key}.0.weight"], state[f"{key}.2.weight"] = into[kept], out[:, kept]
+        state[f"{key}.0.bias"] = state[f"{key}.0.bias"][kept]
+    return state
 
 
 def vae_config(shape: ModelShape) -> VaeConfig:

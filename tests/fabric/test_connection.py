@@ -377,6 +377,15 @@ def test_more_mute_clients_than_are_challenged_at_once_hold_nobody_up_for_long(k
         assert list(came[0]) == [1]
 
 
+def test_a_crowd_does_not_stretch_the_deadline() -> None:
+    with ADDRESSES["unix"]() as address, closing(listen(place(), address, KEY)) as door:
+        crowd = beside(lambda: [strange(address, b"") for _ in range(CLIENTS_MOST + 8)])
+        began = time.monotonic()
+        with crowd, pytest.raises(GateMissed):
+            door.accept_all(within_s=1.0)
+        assert time.monotonic() - began < 3
+
+
 @doors
 def test_a_wrong_key_is_refused_on_both_sides_and_the_right_one_comes_in(kind: str) -> None:
     with ADDRESSES[kind]() as address, closing(listen(place(0, 3), address, KEY)) as door:

@@ -230,6 +230,7 @@ FULL = replace(
         pool_seconds=40.0,
         image_share=0.15,
         clip_batch=16,
+        peak_lr=7e-4,
         tail_seconds=20.0,
         show_seconds=80.0,
     ),

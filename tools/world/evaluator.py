@@ -103,7 +103,9 @@ def rehearse(net: Evaluator, reel: Reel, stage: EvaluatorStage, generator: torch
     loss.backward()
     bad = [name for name, p in net.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all())]
     if bad:
-        raise FloatingPointError(f"loss {float(loss.detach())}: no finite gradient of {', '.join(bad[:5])} ({len(bad)} in all)")
+        raise FloatingPointError(
+            f"loss {float(loss.detach())}: no finite gradient of {', '.join(bad[:5])} ({len(bad)} in all)"
+        )
     net.zero_grad(set_to_none=True)
 
 

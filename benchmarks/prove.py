@@ -111,11 +111,11 @@ def at_random(ranks: int, count: int, seed: int, about_s: float) -> Iterator[Cas
     """Strikes from outside, at moments drawn evenly over a run of `about_s`, to ranks drawn evenly."""
     rng = random.Random(seed)
     for number in range(count):
-        what, rank, moment_s = rng.choice(("kill", "stop")), rng.randrange(ranks), rng.uniform(0.0, about_s)
+        what, rank, share = rng.choice(("kill", "stop")), rng.randrange(ranks), rng.random()
 
-        def run(folder: Path, model: Path, *, what: str = what, rank: int = rank, moment_s: float = moment_s) -> Row:
+        def run(folder: Path, model: Path, *, what: str = what, rank: int = rank, share: float = share) -> Row:
             job = Run(folder, model, "generate", *SHORT, mesh=ranks)
-            time.sleep(moment_s)
+            time.sleep(share * about_s)
             pid = job.rank_pid(rank)
             while pid is None and job.process.poll() is None:  # not there yet
                 time.sleep(0.01)
@@ -130,7 +130,7 @@ def at_random(ranks: int, count: int, seed: int, about_s: float) -> Iterator[Cas
                 pid = None  # it has left, a moment ago
             return judged(job, what, rank, phase, lambda: job.ended_s - struck_s, spared=pid is None)
 
-        yield Case(f"random {number} of seed {seed}: {what} rank {rank} after {moment_s:.2f} s", run)
+        yield Case(f"random {number} of seed {seed}: {what} rank {rank} at {share:.3f} of a run", run)
 
 
 def judged(
@@ -237,10 +237,12 @@ def main(words: list[str]) -> int:
 
     about = surroundings(words)
     kept: dict[str, Row] = {}
+    parts_before = []
     for earlier in [] if asked.resume is None else asked.resume or [asked.out]:
         before = json.loads(earlier.read_text())
         if before["commit"] == about["commit"]:
             kept |= {row["name"]: Row(**row) for row in before["rows"]}
+            parts_before += [{name: before[name] for name in ("command", "load_average")}]
     load_before = os.getloadavg()[0]
 
     def report(rows: dict[str, Row]) -> None:
@@ -250,6 +252,7 @@ def main(words: list[str]) -> int:
         result = {
             **about,
             "load_average": loads,
+            "resumed_from": parts_before,
             "ok": not short,
             "fell_short": short,
             "table": table(list(rows.values())).splitlines(),

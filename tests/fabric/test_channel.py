@@ -488,8 +488,10 @@ def test_a_worker_gives_up_on_a_leader_that_neither_gives_go_nor_takes_it_back()
     assert HASTY.verdict_s < HASTY.group_s
     follower, leader, state = follower_and_leader(HASTY)
     leader.send(prepare(make(state), state)[0].frame, within_s=LONG_S)
+    began = time.monotonic()
     with pytest.raises(LinkTimeout) as end:
         follower.next()
+    assert HASTY.group_s <= time.monotonic() - began < HASTY.group_s + 3
     assert end.value.rank == 0
     assert follower.state == state
 

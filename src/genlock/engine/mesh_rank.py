@@ -23,9 +23,10 @@ from genlock.engine.job import Job, ManifestValue, check_mesh, manifest
 from genlock.engine.phase_b import PhaseB
 from genlock.engine.reference import hold_to_reference, keep_reference, whole
 from genlock.engine.solo import load_stream
-from genlock.errors import GateRefused, UsageError
+from genlock.errors import GateRefused, GenlockError, UsageError
 from genlock.fabric import groups
 from genlock.fabric.address import address_of
+from genlock.fabric.channel import last_word
 from genlock.fabric.collectives import Mesh
 from genlock.fabric.connection import BEACON, Connection, connect, listen
 from genlock.fabric.gates import GateGuest, GateKeeper
@@ -54,7 +55,9 @@ class MeshRank:
         self.watch = Watch(
             place, self.deadlines, self.run_dir, self.faults, Recorder(recorder_path(self.run_dir, self.rank))
         )
-        self._warming = False
+        self._warming, self._starting = False, True
+        self.workers: dict[int, Connection] = {}
+        self.leader: Connection | None = None
         self.seconds: dict[str, float] = {"launch_s": round(process_age_s(), 3)}
         self._clock = time.monotonic()
         try:
@@ -62,8 +65,6 @@ class MeshRank:
             share_threads(settings, place)
             self.watch.enter(Phase.GATE_1)
             address, key = address_of(place, settings)
-            self.workers: dict[int, Connection] = {}
-            self.leader: Connection | None = None
             if self.rank == 0:
                 listener = listen(place, address, key)
                 self.workers = listener.accept_all(within_s=self.deadlines.gate_s)
@@ -101,6 +102,7 @@ class MeshRank:
 
     def load(self, job: Job) -> PhaseB:
         """This rank's shard of a job's model on its own device, past gate 2a."""
+        self._starting = True
         self.watch.enter(Phase.LOAD)
         job = replace(job, device=self.device)
         door = Mesh(
@@ -148,6 +150,7 @@ class MeshRank:
         memory = torch.cuda.max_memory_reserved() if job.device.type == "cuda" else resident_bytes()
         self.reports = self.gate("gate 2b", {"compiled": False}, {"memory_bytes": memory, **self.seconds})
         groups.shorten(self.group, self.deadlines.group_s)
+        self._starting = False
         if self.rank == 0 and job.warm:
             keep_reference(job.weights, dtype_name(job.dtype), self.fingerprint)
 
@@ -160,6 +163,9 @@ class MeshRank:
         self.watch.close()
 
     def fail(self, error: BaseException) -> NoReturn:
+        """Ends this process with its record. While starting, rank 0 is told first: it waits at a gate."""
+        if self._starting and self.leader is not None and isinstance(error, GenlockError):
+            last_word(self.leader, error)
         self.watch.fail(error)
 
     def _spent(self, step: str) -> None:

@@ -91,13 +91,15 @@ def control(rounds: int = 200, json_file: Path | None = None) -> None:
         return
     for name, spread in (
         ("bare broadcast", result.bare_ms),
-        ("genlock", result.genlock_ms),
+        ("genlock, packing and checking an envelope", result.prepare_ms),
+        ("genlock, agreeing and handing out", result.genlock_ms),
         ("object list", result.object_list_ms),
     ):
         click.echo(f"{name}: median {spread.median:.2f} ms, least {spread.least:.2f}, most {spread.most:.2f}")
     click.echo(
         f"{result.payload_bytes / 1e6:.1f} MB, {result.ranks} ranks, {result.rounds} rounds: genlock adds "
-        f"{result.added_ms:.2f} ms and takes {result.object_share:.2f} of an object list; the bar "
+        f"{result.added_ms:.2f} ms to the broadcast and takes, packing and all, {result.object_share:.2f} of an object "
+        f"list; the bar "
         f"({result.bar}) is {'met' if result.within_the_bar else 'missed'}"
     )
     if json_file is not None:

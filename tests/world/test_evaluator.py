@@ -122,6 +122,20 @@ def test_the_reel_knows_what_its_clips_show() -> None:
         assert clips[dark].mean() < clips[~dark].mean() - 0.2
 
 
+def test_pictures_are_looked_at_smaller() -> None:
+    stage = replace(SMOKE.evaluator, shrink=2, pool_clips=4, group=4)
+    reel = Reel(stage, SMOKE.shape, SMALL_WORLD, None, CPU, random.Random(2))
+    reel.grow()
+    clips, _ = reel.draw(2, torch.Generator().manual_seed(1))
+    assert clips.shape == (2, 12, 3, 16, 24)
+    net = judge.new(stage, SMALL_WORLD).eval()
+    large = torch.rand(1, 12, 3, 32, 48) * 2 - 1
+    small = judge.smaller(large, 2)
+    torch.testing.assert_close(small[0, 0, 0, 0, 0], large[0, 0, 0, :2, :2].mean())
+    for name, values in net.logits(large).items():
+        torch.testing.assert_close(values, net.named(small)[name])
+
+
 def test_augmented_clips_are_still_clips() -> None:
     scripts = [Script(scenes=((0, scene()),)), Script(scenes=((0, scene(light="night")),))]
     clips = as_pixels(render(scripts, first_frame=5, frames=4, height=32, width=48))
@@ -134,7 +148,7 @@ def test_augmented_clips_are_still_clips() -> None:
 @pytest.mark.slow
 def test_what_is_seen_is_learned() -> None:
     stage = EvaluatorStage(
-        widths=(8, 16, 24, 32), maps=2, hidden=32, pool_clips=64, clip_frames=13, group=8, batch=8, peak_lr=3e-3
+        shrink=1, widths=(8, 16, 24, 32), maps=2, hidden=32, pool_clips=64, clip_frames=13, group=8, batch=8
     )
     torch.manual_seed(0)
     net = judge.new(stage, SMALL_WORLD)

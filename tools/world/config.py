@@ -51,21 +51,23 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatorStage:
-    """widths: channels at 1/2 to 1/16 of the picture's size; maps: places looked at; hidden: features of a frame.
+    """shrink: how many times smaller it looks at pictures; widths: channels at 1/2 to 1/16 of that; maps: places looked
+    at; hidden: features of a frame.
 
     pool_clips clips of clip_frames (1 + 4 n) frames are kept, rendered in groups that share their first frame, for at
     most pool_seconds at first; one more group every refresh_every steps. Batches count windows of a chunk.
     """
 
+    shrink: int = 2
     widths: tuple[int, int, int, int] = (24, 48, 96, 128)
     maps: int = 6
     hidden: int = 192
-    pool_clips: int = 8000
+    pool_clips: int = 12000
     pool_seconds: float = 15.0
     clip_frames: int = 17
     group: int = 18
     refresh_every: int = 4
-    batch: int = 128
+    batch: int = 256
     peak_lr: float = 1.5e-3
     exam_clips: int = 1200
     tail_seconds: float = 12.0
@@ -313,6 +315,7 @@ SMOKE = Preset(
         tail_seconds=0.5,
     ),
     evaluator=EvaluatorStage(
+        shrink=1,
         widths=(8, 16, 16, 24),
         maps=3,
         hidden=32,

@@ -22,7 +22,7 @@ from genlock.media.vae import Vae
 from . import weights
 from .config import EvaluatorStage, ModelShape, Preset
 from .footage import as_pixels, round_trip
-from .judge import FILE, Evaluator, classes, load, new, right, write
+from .judge import FILE, Evaluator, classes, load, new, right, smaller, write
 from .loop import Log, Trainer, synchronised, table
 from .motion import WORLD_CYCLE
 from .render import render
@@ -88,7 +88,7 @@ def run(
 def lesson(net: Evaluator, clips: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Loss over all factors, and the share of each factor that was named rightly."""
     with torch.autocast(clips.device.type, dtype=torch.bfloat16, enabled=clips.device.type == "cuda"):
-        logits = net.logits(clips)
+        logits = net.named(clips)
     losses = [
         F.cross_entropy(logits[name], target[:, number], label_smoothing=SMOOTHING)
         for number, name in enumerate(FACTOR_NAMES)
@@ -120,7 +120,8 @@ def shot(first: int, scene: Factors, combos: Sequence[Factors], allowed: set[Fac
 class Reel:
     """A ring of P short clips, uint8 [P, T, 3, H, W] on the training device, and what they show, int64 [P, factors].
 
-    Where there is a VAE, every second group of clips has been through it.
+    H and W are what the evaluator looks at: the picture's, made `shrink` times smaller. Where there is a VAE, every
+    second group of clips has been through it.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class Reel:
         self.values = {name: getattr(world, f"{name}s") for name in FACTOR_NAMES}
         self.combos = world.combinations()
         self.allowed = set(self.combos)
-        size = (stage.pool_clips, stage.clip_frames, 3, shape.height, shape.width)
+        size = (stage.pool_clips, stage.clip_frames, 3, shape.height // stage.shrink, shape.width // stage.shrink)
         self.frames = torch.empty(size, dtype=torch.uint8, device=device)
         self.shown = torch.zeros(stage.pool_clips, len(FACTOR_NAMES), dtype=torch.int64, device=device)
         self.filled = self.next = self.groups = 0
@@ -152,7 +153,7 @@ class Reel:
         if self.vae is not None and self.groups % 2:
             clips = through(self.vae, clips)
         at = (self.next + torch.arange(group)) % self.stage.pool_clips
-        self.frames[at.to(self.device)] = clips
+        self.frames[at.to(self.device)] = smaller(clips, self.stage.shrink).round().to(torch.uint8)
         self.shown[at.to(self.device)] = classes(scenes, self.values, self.device)
         self.next = (self.next + group) % self.stage.pool_clips
         self.filled = min(self.filled + group, self.stage.pool_clips)

@@ -55,11 +55,14 @@ class Residual(nn.Module):
 
 
 class Evaluator(nn.Module):
-    """widths: channels at 1/2, 1/4, 1/8 and 1/16 of the picture's size. values: the classes of each factor."""
+    """widths: channels at 1/2, 1/4, 1/8 and 1/16 of what it looks at, which is the picture made `shrink` times smaller.
 
-    def __init__(self, widths: tuple[int, ...], *, maps: int, hidden: int, values: Values) -> None:
+    values: the classes of each factor.
+    """
+
+    def __init__(self, widths: tuple[int, ...], *, maps: int, hidden: int, shrink: int, values: Values) -> None:
         super().__init__()
-        self.widths, self.maps, self.hidden = widths, maps, hidden
+        self.widths, self.maps, self.hidden, self.shrink = widths, maps, hidden, shrink
         self.values = {name: tuple(values[name]) for name in FACTOR_NAMES}
         eighth, sixteenth = widths[2], widths[3]
         self.stem = nn.Conv2d(3, widths[0], 5, stride=2, padding=2)
@@ -83,11 +86,15 @@ class Evaluator(nn.Module):
         self.motion = nn.Linear(2 * hidden, len(self.values[MOTION]))
 
     def features(self, clips: Tensor) -> list[Tensor]:
-        """[B, T, 3, H, W] in [-1, 1] -> the four stages [B, T, D, h, w], finest first. Differentiable."""
+        """[B, T, 3, H, W] in [-1, 1] -> the four stages [B, T, D, h, w], finest first, at full size. Differentiable."""
         return [stage.unflatten(0, clips.shape[:2]) for stage in self._stages(clips.flatten(0, 1))]
 
     def logits(self, clips: Tensor) -> dict[str, Tensor]:
         """[B, T, 3, H, W] in [-1, 1] -> [B, C] of every factor, float32. T is 12 in training, and may be 9."""
+        return self.named(smaller(clips, self.shrink))
+
+    def named(self, clips: Tensor) -> dict[str, Tensor]:
+        """The same of clips that are made smaller already."""
         stages = self._stages(clips.flatten(0, 1))
         merged = stages[2] + F.interpolate(self.lift(stages[3]), size=stages[2].shape[-2:])
         # From here on little is computed and much depends on it: nothing is rounded to bfloat16.
@@ -126,6 +133,11 @@ class Evaluator(nn.Module):
         return torch.cat((middles, *steps), dim=-1)
 
 
+def smaller(clips: Tensor, times: int) -> Tensor:
+    """[B, T, 3, H, W] -> [B, T, 3, H / times, W / times], float32."""
+    return F.avg_pool2d(clips.float().flatten(0, 1), times).unflatten(0, clips.shape[:2])
+
+
 def _turn(share: Tensor) -> Tensor:
     """Mean (cos, sin) of a distribution [..., n] over n places round a circle."""
     count = share.shape[-1]
@@ -139,12 +151,12 @@ def _delayed(x: Tensor, lag: int) -> Tensor:
 
 
 def new(stage: EvaluatorStage, world: WorldSpec) -> Evaluator:
-    return Evaluator(stage.widths, maps=stage.maps, hidden=stage.hidden, values=values_of(world))
+    return Evaluator(stage.widths, maps=stage.maps, hidden=stage.hidden, shrink=stage.shrink, values=values_of(world))
 
 
 def write(path: Path, net: Evaluator) -> None:
     """Half precision, with everything needed to make the network again; .safetensors or what torch writes."""
-    config = {"widths": list(net.widths), "maps": net.maps, "hidden": net.hidden}
+    config = {"widths": list(net.widths), "maps": net.maps, "hidden": net.hidden, "shrink": net.shrink}
     values = {name: list(values) for name, values in net.values.items()}
     if path.suffix == SAFE:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +176,7 @@ def load(path: Path, device: torch.device) -> Evaluator:
         content = weights.read(path)
         state = content["modules"]["evaluator"]
     config, values = content["config"], content["values"]
-    net = Evaluator(tuple(config["widths"]), maps=config["maps"], hidden=config["hidden"], values=values)
+    net = Evaluator(tuple(config.pop("widths")), **config, values=values)
     weights.fill(net, state)
     return net.to(device).eval().requires_grad_(False)
 

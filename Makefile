@@ -54,7 +54,7 @@ check: lint types rules
 # the thread pools of two test processes would only wait for each other.
 test: export OMP_NUM_THREADS := 1
 test: lint types
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m golden

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,9 +86,7 @@ _MESH = (
 
 def mesh_flags(command: Command) -> Command:
     """--topology and --mesh."""
-    for flag in reversed(_MESH):
-        command = flag(command)
-    return command
+    return _with(_MESH, command)
 
 
 def told(**flags: Any) -> Settings:
@@ -99,6 +97,11 @@ def told(**flags: Any) -> Settings:
 
 def asking_flags(command: Command) -> Command:
     """--prompt, --at, --transition and --cut-at, as `prompts`, `at_s`, `transition_s` and `cuts_at_s`."""
-    for flag in reversed(_ASKING):
+    return _with(_ASKING, command)
+
+
+def _with(flags: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    """The command with these flags, which its help shows in this order."""
+    for flag in reversed(flags):
         command = flag(command)
     return command

@@ -6,6 +6,8 @@ of what it was given and loaded, and looks again. Knows no other rank.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from genlock.generator.checkpoint import expected_shapes
@@ -24,8 +26,12 @@ class Columns:
         parallel = stream.generator.parallel
         self._shapes = expected_shapes(stream.generator.config)
         self._place = {"rank": parallel.rank, "size": parallel.size}
-        self.loaded: Fingerprint = self._fingerprint(None)
-        self._groups = tuple(self.loaded.groups)
+        self._weights = stream.generator.state_dict()  # the parameters themselves, under their names
+        self.loaded: Fingerprint = self._fingerprint(self._weights)
+        self._groups = [
+            {name: value for name, value in self._weights.items() if group_of(name) == group}
+            for group in self.loaded.groups
+        ]
 
     def due(self, header: Header) -> bool:
         """Whether it is this chunk's turn for what costs: the same on every rank."""
@@ -34,19 +40,14 @@ class Columns:
     def finish(self, header: Header, payload: Tensor, *, everything: bool = False) -> dict[str, bool | None]:
         """After the last generator call: the columns by name; None where the chunk's turn was not to look. payload:
         uint8 [n] in host memory. everything: all weights, whatever the turn."""
-        group = None if everything or self._check_every == 1 else self._groups[header.call_id % len(self._groups)]
-        now = self._fingerprint(group).groups
+        whole = everything or self._check_every == 1
+        looked_at = self._weights if whole else self._groups[header.call_id % len(self._groups)]
+        now = self._fingerprint(looked_at).groups
         return {
             "inputs": tensor_digest(payload) == header.payload_digest,
             "weights": all(self.loaded.groups[name] == number for name, number in now.items()),
             "kv": self.stream.changed_slot() is None if self.due(header) else None,
         }
 
-    def _fingerprint(self, group: str | None) -> Fingerprint:
-        """Of one group's weights, or of all."""
-        weights = {
-            name: value
-            for name, value in self.stream.generator.state_dict().items()
-            if group is None or group_of(name) == group
-        }
+    def _fingerprint(self, weights: Mapping[str, Tensor]) -> Fingerprint:
         return fingerprint(weights, self._shapes, **self._place)

@@ -86,8 +86,8 @@ class InLockstep:
     def close(self, sender: State, error: BaseException | None = None) -> None:
         """SHUTDOWN to the workers, after a good end as after a refusal of rank 0's own; of another error this process
         ends here, with its record."""
-        own = error is None or (isinstance(error, GenlockError) and error.exit_code in ORDERLY)
-        if error is not None and not own:
+        orderly = isinstance(error, GenlockError) and error.exit_code in ORDERLY
+        if error is not None and not orderly:
             self._rank.fail(error)
         try:
             self._enter(Phase.DRAIN)

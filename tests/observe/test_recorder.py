@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genlock.errors import InputOutputError
-from genlock.observe.recorder import HEAD_BYTES, SLOT_BYTES, Entry, Recorder, read
+from genlock.observe.recorder import HEAD_BYTES, SLOT_BYTES, SPAN, Entry, Open, Recorder, read, read_writer
 
 ids = st.integers(min_value=-1, max_value=2**40)
 notes = st.lists(
@@ -30,7 +32,7 @@ def test_the_last_notes_are_kept_in_order(
     tmp_path_factory: pytest.TempPathFactory, made: list[tuple[str, int, int, int, str]], slots: int
 ) -> None:
     path = tmp_path_factory.mktemp("recorder") / "r.bin"
-    recorder = Recorder(path, slots)
+    recorder = Recorder(path, slots, spans=4)
     for kind, call_id, chunk, op, text in made:
         recorder.note(kind, call_id=call_id, chunk=chunk, op=op, text=text)
     recorder.beacon(call_id=7, chunk=3, op=1, text="idle")
@@ -46,12 +48,13 @@ def test_the_last_notes_are_kept_in_order(
 @given(st.data())
 def test_damage_costs_the_notes_that_it_hits(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("recorder") / "r.bin"
-    recorder = Recorder(path, 8)
+    recorder = Recorder(path, 8, spans=4)
     for op in range(8):
         recorder.note("x", op=op)
     recorder.close()
     torn = bytearray(path.read_bytes())
-    place = data.draw(st.integers(min_value=HEAD_BYTES + SLOT_BYTES, max_value=len(torn) - 1))
+    end = HEAD_BYTES + 9 * SLOT_BYTES  # of the notes; spans come after them
+    place = data.draw(st.integers(min_value=HEAD_BYTES + SLOT_BYTES, max_value=end - 1))
     torn[place] ^= data.draw(st.integers(min_value=1, max_value=255))
     path.write_bytes(torn[: data.draw(st.integers(min_value=place + 1, max_value=len(torn)))])
     hit = (place - HEAD_BYTES) // SLOT_BYTES - 1
@@ -60,7 +63,7 @@ def test_damage_costs_the_notes_that_it_hits(tmp_path_factory: pytest.TempPathFa
 
 
 def test_many_threads_note_at_once(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "r.bin", 1000)
+    recorder = Recorder(tmp_path / "r.bin", 1000, spans=4)
     writers = [
         threading.Thread(target=lambda who=who: [recorder.note("x", call_id=who, op=op) for op in range(100)])
         for who in range(8)
@@ -84,6 +87,52 @@ def test_a_killed_process_leaves_its_notes(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "r.bin")], timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert [entry.op for entry in read(tmp_path / "r.bin")] == list(range(4, 20))
+
+
+@given(st.lists(st.sampled_from(["begin", "end", "note"]), max_size=40), st.integers(min_value=1, max_value=6))
+def test_spans_have_a_ring_of_their_own_and_keep_their_ends(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[str], slots: int
+) -> None:
+    path = tmp_path_factory.mktemp("recorder") / "r.bin"
+    recorder = Recorder(path, 2, spans=slots)
+    begun: list[tuple[float, float | None]] = []  # beginning and end, as they should be read
+    handles: list[Open] = []
+    for moment, act in enumerate(acts):
+        if act == "begin":
+            handles.append(recorder.begin(SPAN, began_s=float(moment), chunk=moment, text="plan"))
+            begun.append((float(moment), None))
+        elif act == "end" and (still := [n for n, (_, until_s) in enumerate(begun) if until_s is None]):
+            number = still[moment % len(still)]  # any that is open, also one whose slot a later one has taken
+            recorder.end(handles[number], float(moment))
+            begun[number] = begun[number][0], float(moment)
+        else:
+            recorder.note("collective", op=moment)
+    recorder.close()
+    spans = [entry for entry in read(path) if entry.kind == SPAN]
+    assert [(entry.seconds, entry.until_s) for entry in spans] == begun[-slots:]
+    assert [entry.chunk for entry in spans] == [int(entry.seconds) for entry in spans]
+
+
+def test_a_killed_process_leaves_the_span_it_was_in(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from genlock.observe.recorder import Recorder; from genlock.observe.trace import Trace\n"
+        "from genlock.settings import Phase\n"
+        "trace = Trace(Recorder(Path(sys.argv[1])))\n"
+        "trace.phase(Phase.CALL, call_id=7, chunk=3)\n"
+        "with trace.span('denoise'): pass\n"
+        "trace.span('denoise').__enter__()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "r.bin"
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    spans = [(entry.text, entry.call_id, entry.chunk, entry.until_s is None) for entry in read(path)]
+    assert spans == [("generator call", 7, 3, True), ("denoise", 7, 3, False), ("denoise", 7, 3, True)]
+    writer = read_writer(path)
+    assert writer.pid != os.getpid()
+    assert writer.host == socket.gethostname()[:40]
+    assert abs(writer.wall_offset_s + read(path)[0].seconds - path.stat().st_mtime) < 120, "the time of day"
 
 
 def test_what_is_no_recorder_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import faulthandler
 import os
+import resource
 import select
 import signal
 import socket
@@ -42,13 +43,15 @@ from genlock.errors import (
 )
 from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, limit_s, up_bytes
 from genlock.observe.cause import Cause, Kind, cause_path
-from genlock.observe.recorder import COLLECTIVE, FAILURE, PHASE, Recorder
+from genlock.observe.recorder import COLLECTIVE, FAILURE, Recorder
+from genlock.observe.trace import Trace
 from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Launch, Phase
 
 DOOR = "genlock.fabric.collectives"  # who is in this module waits for other ranks
 HANG_UP_GRACE = 0.5  # of `records_s`: main may know more about why a peer is gone, and says so first
 INTERRUPTED = 130
 ASKS_TO_END = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = {FaultKind.KILL: signal.SIGKILL, FaultKind.STOP: signal.SIGSTOP}
 LAST_RESORT = 3  # graces after the deadline
 NOBODY_READS = (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET, errno.ENOBUFS, errno.EMSGSIZE)
 HANGS_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -80,13 +83,21 @@ class Watch:
     """
 
     def __init__(
-        self, place: Launch, deadlines: Deadlines, run_dir: Path, faults: Faults, recorder: Recorder | None
+        self,
+        place: Launch,
+        deadlines: Deadlines,
+        run_dir: Path,
+        faults: Faults,
+        recorder: Recorder | None,
+        trace: Trace | None = None,
     ) -> None:
-        """Raises InputOutputError where the run's folder cannot be written."""
+        """trace: is told the phases; None for one of the recorder's own. Raises InputOutputError where the run's folder
+        cannot be written."""
         self.rank = place.rank
         self.period_s = beacon_period_s(deadlines)
         self.drain_asked = False
         self._deadlines, self._run_dir, self._faults, self._recorder = deadlines, run_dir, faults, recorder
+        self._trace = trace or Trace(recorder)
         self._supervised = place.supervised is not None
         self._began_s = self._since_s = self._looked_s = time.monotonic()
         self._beacon = Beacon(phase=Phase.LAUNCH, call_id=-1, chunk=-1, op=0, counter=0)
@@ -130,8 +141,7 @@ class Watch:
         self._beacon = Beacon(
             phase=phase, call_id=call_id, chunk=chunk, op=before.op if same else 0, counter=before.counter + 1
         )
-        if self._recorder is not None:
-            self._recorder.note(PHASE, call_id=call_id, chunk=chunk, op=self._beacon.op, text=phase)
+        self._trace.phase(phase, call_id=call_id, chunk=chunk, op=self._beacon.op)
         self._say()
         for kind in self._faults.at(self.rank, phase, chunk):
             self._strike(kind, phase, chunk)
@@ -336,10 +346,18 @@ class Watch:
 
     def _strike(self, kind: FaultKind, phase: Phase, chunk: int) -> None:
         """Once. Launch is struck by the supervisor, and other kinds by those they concern."""
-        number = {FaultKind.KILL: signal.SIGKILL, FaultKind.STOP: signal.SIGSTOP}.get(kind)
-        if number is not None and phase is not Phase.LAUNCH and (kind, phase, chunk) not in self._struck:
-            self._struck.add((kind, phase, chunk))
-            os.kill(os.getpid(), number)
+        if phase is Phase.LAUNCH or (kind, phase, chunk) in self._struck:
+            return
+        self._struck.add((kind, phase, chunk))
+        if kind in SIGNALS:
+            os.kill(os.getpid(), SIGNALS[kind])
+        elif kind is FaultKind.NO_MEMORY:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            _limit(resource.RLIMIT_AS, pages * resource.getpagesize())
+        elif kind is FaultKind.NO_FILES:
+            next_one = os.dup(0)
+            os.close(next_one)
+            _limit(resource.RLIMIT_NOFILE, next_one)
 
     def _cause_of(self, error: BaseException) -> Cause:
         told, kind, exit_code = told_as(error)
@@ -419,6 +437,11 @@ def _open_stacks(run_dir: Path, rank: int) -> IO[str]:
         return path.open("w")
     except OSError as error:
         raise InputOutputError(error.strerror or "cannot be written", where=str(path)) from None
+
+
+def _limit(what: int, least: int) -> None:
+    """This process's own soft limit, planted."""
+    resource.setrlimit(what, (least, resource.getrlimit(what)[1]))
 
 
 def _supervisor_socket(place: Launch) -> socket.socket | None:

@@ -1,8 +1,11 @@
 """The flight recorder of one rank: the last few thousand things it did, in a file that survives its death.
 
-A ring of fixed-size slots in a mapped file: a note costs a few microseconds and no system call, and what was noted is
-in the file as soon as it is noted, also when the process is killed a moment later. One slot more holds the latest
+Two rings of fixed-size slots in a mapped file: a note costs a few microseconds and no system call, and what was noted
+is in the file as soon as it is noted, also when the process is killed a moment later. Spans, things with a beginning
+and an end, have the longer ring: a chunk makes a dozen of them and hundreds of collectives. A span's slot is written
+when it begins and again when it ends, so that one which never ended is there too. One slot more holds the latest
 beacon. A slot that was being written when the process died fails its checksum and is left out when the file is read.
+The file's head says which host's clock its seconds are of, and how far that is from the time of day.
 Knows nothing of what is noted. No torch.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import socket
 import struct
 import time
 import zlib
@@ -19,20 +23,25 @@ from pathlib import Path
 
 from genlock.errors import InputOutputError
 
-MAGIC = b"GLREC01\n"
-HEADER = struct.Struct("<8sIIq")  # magic, bytes of a slot, slots, process id
-HEAD_BYTES = 64
-BODY = struct.Struct("<Qdqqq16s68s")  # number, seconds, call, chunk, op, kind, text
+MAGIC = b"GLREC02\n"
+HEADER = struct.Struct("<8sIqd40s")  # magic, bytes of a slot, process id, time of day less monotonic clock, host
+HEAD_BYTES = HEADER.size
+BODY = struct.Struct("<Qddqqq16s68s")  # number, seconds, end of a span, call, chunk, op, kind, text
+NUMBER = struct.Struct("<Q")
 CHECK = struct.Struct("<I")  # crc32 of the body
 SLOT_BYTES = BODY.size + CHECK.size
 KIND_BYTES, TEXT_BYTES = 16, 68
 # Kinds of notes that readers know; any other word is as good.
-BEACON, PHASE, COLLECTIVE, FAILURE = "beacon", "phase", "collective", "failure"
+BEACON, PHASE, COLLECTIVE, FAILURE, SPAN = "beacon", "phase", "collective", "failure", "span"
+NOT_ENDED = -1.0
+
+Open = tuple[int, int, float, str, int, int, int, str]  # a span that has begun: its slot, and what stands in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One note. number: from 1, over the process's life. seconds: of this host's monotonic clock. -1: no such id."""
+    """One note. number: from 1, over the process's life. seconds: of this host's monotonic clock; of a span, when it
+    began. until_s: when a span ended, None where it has not, and of other notes. -1: no such id."""
 
     number: int
     seconds: float
@@ -41,6 +50,17 @@ class Entry:
     op: int
     kind: str
     text: str
+    until_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """Whose notes a file holds. wall_offset_s: time of day less the monotonic clock, seconds, when the file was made.
+    host: ranks of one host share a clock."""
+
+    pid: int
+    host: str
+    wall_offset_s: float
 
 
 def recorder_path(run_dir: Path, rank: int) -> Path:
@@ -50,39 +70,59 @@ def recorder_path(run_dir: Path, rank: int) -> Path:
 class Recorder:
     """Notes of one process, from any of its threads. The file is made anew, with all its room taken at once."""
 
-    def __init__(self, path: Path, slots: int = 4096) -> None:
-        """slots: notes that are kept. Raises InputOutputError; for a full disk too, where a later note would crash."""
-        self._slots = slots
-        size = HEAD_BYTES + (slots + 1) * SLOT_BYTES
+    def __init__(self, path: Path, slots: int = 4096, *, spans: int = 16384) -> None:
+        """slots, spans: notes and spans that are kept. Raises InputOutputError; for a full disk too, where a later
+        note would crash."""
+        self._slots, self._span_slots = slots, spans
+        size = HEAD_BYTES + (slots + spans + 1) * SLOT_BYTES
+        wall_offset_s = time.clock_gettime(time.CLOCK_REALTIME) - time.monotonic()
+        host = socket.gethostname().encode()
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(descriptor, 0, size)
                 self._map = mmap.mmap(descriptor, size)
-                self._map[: HEADER.size] = HEADER.pack(MAGIC, SLOT_BYTES, slots, os.getpid())
+                self._map[: HEADER.size] = HEADER.pack(MAGIC, SLOT_BYTES, os.getpid(), wall_offset_s, host)
                 partial.replace(path)  # a reader finds a whole recorder or none
             finally:
                 os.close(descriptor)
                 partial.unlink(missing_ok=True)
         except OSError as error:
             raise InputOutputError(f"no flight recorder: {error.strerror or error}", where=str(path)) from None
-        self._numbers = itertools.count(1)  # `next` is one step for every thread, so that no two share a slot
+        # `next` is one step for every thread, so that no two share a slot
+        self._numbers, self._noted, self._begun = itertools.count(1), itertools.count(), itertools.count()
 
     def note(self, kind: str, *, call_id: int = -1, chunk: int = -1, op: int = -1, text: str = "") -> None:
         """kind: one word (16 bytes are kept). text: whatever helps (68 bytes are kept)."""
-        number = next(self._numbers)
-        self._write(1 + (number - 1) % self._slots, number, kind, call_id, chunk, op, text)
+        slot = 1 + next(self._noted) % self._slots
+        self._write((slot, next(self._numbers), time.monotonic(), kind, call_id, chunk, op, text))
+
+    def begin(
+        self, kind: str, *, began_s: float, call_id: int = -1, chunk: int = -1, op: int = -1, text: str = ""
+    ) -> Open:
+        """A span begins, at `began_s` of the monotonic clock; what is returned is for its end."""
+        slot = 1 + self._slots + next(self._begun) % self._span_slots
+        span = (slot, next(self._numbers), began_s, kind, call_id, chunk, op, text)
+        self._write(span)
+        return span
+
+    def end(self, span: Open, until_s: float) -> None:
+        """A span has ended, unless its slot was taken by a later one meanwhile."""
+        start = HEAD_BYTES + span[0] * SLOT_BYTES
+        if NUMBER.unpack_from(self._map, start)[0] == span[1]:
+            self._write(span, until_s)
 
     def beacon(self, *, call_id: int, chunk: int, op: int, text: str) -> None:
         """The latest sign of life, in a slot of its own."""
-        self._write(0, 0, BEACON, call_id, chunk, op, text)
+        self._write((0, 0, time.monotonic(), BEACON, call_id, chunk, op, text))
 
     def close(self) -> None:
         self._map.close()
 
-    def _write(self, slot: int, number: int, kind: str, call_id: int, chunk: int, op: int, text: str) -> None:
-        body = BODY.pack(number, time.monotonic(), call_id, chunk, op, kind.encode(), text.encode())
+    def _write(self, held: Open, until_s: float = NOT_ENDED) -> None:
+        slot, number, seconds, kind, call_id, chunk, op, text = held
+        body = BODY.pack(number, seconds, until_s, call_id, chunk, op, kind.encode(), text.encode())
         start = HEAD_BYTES + slot * SLOT_BYTES
         self._map[start : start + SLOT_BYTES] = body + CHECK.pack(zlib.crc32(body))
 
@@ -92,24 +132,42 @@ def read(path: Path) -> list[Entry]:
 
     Raises InputOutputError for a file that is missing or is no recorder.
     """
+    held = _bytes_of(path)
+    places = range(HEAD_BYTES, len(held) - SLOT_BYTES + 1, SLOT_BYTES)
+    entries = [entry for place in places if (entry := _entry(held[place : place + SLOT_BYTES])) is not None]
+    return sorted(entries, key=lambda entry: (entry.kind == BEACON and entry.number == 0, entry.number))
+
+
+def read_writer(path: Path) -> Writer:
+    """Who wrote a recorder. Raises as `read`."""
+    _, _, pid, wall_offset_s, host = HEADER.unpack_from(_bytes_of(path))
+    return Writer(pid=pid, host=_text(host), wall_offset_s=wall_offset_s)
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
         held = path.read_bytes()
     except OSError as error:
         raise InputOutputError(error.strerror or "cannot be read", where=str(path)) from None
     if not held.startswith(MAGIC) or len(held) < HEAD_BYTES:
         raise InputOutputError("is not a flight recorder", where=str(path))
-    places = range(HEAD_BYTES, len(held) - SLOT_BYTES + 1, SLOT_BYTES)
-    entries = [entry for place in places if (entry := _entry(held[place : place + SLOT_BYTES])) is not None]
-    return sorted(entries, key=lambda entry: (entry.kind == BEACON and entry.number == 0, entry.number))
+    return held
 
 
 def _entry(slot: bytes) -> Entry | None:
     body, check = slot[: BODY.size], slot[BODY.size :]
     if CHECK.unpack(check)[0] != zlib.crc32(body):
         return None
-    number, seconds, call_id, chunk, op, kind, text = BODY.unpack(body)
+    number, seconds, until_s, call_id, chunk, op, kind, text = BODY.unpack(body)
     return Entry(
-        number=number, seconds=seconds, call_id=call_id, chunk=chunk, op=op, kind=_text(kind), text=_text(text)
+        number=number,
+        seconds=seconds,
+        call_id=call_id,
+        chunk=chunk,
+        op=op,
+        kind=_text(kind),
+        text=_text(text),
+        until_s=None if until_s == NOT_ENDED else until_s,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tools.world import evaluator, judge
 from tools.world.config import SMOKE, EvaluatorStage
-from tools.world.evaluator import Reel, augmented, lesson, rehearse, shot
+from tools.world.evaluator import Reel, augmented, lesson, rehearsed, shot
 from tools.world.footage import as_pixels
 from tools.world.loop import Log
 from tools.world.motion import follow
@@ -159,7 +159,7 @@ def test_what_is_seen_is_learned() -> None:
     shares = []
     for _ in range(60):
         clips, target = reel.draw(stage.batch, generator)
-        loss, share = lesson(net, clips, target)
+        loss, share = lesson(net, clips, target, half=False)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -182,11 +182,29 @@ def test_a_gradient_that_is_not_finite_is_named_before_training() -> None:
     reel.grow()
     net = judge.new(stage, SMALL_WORLD)
     generator = torch.Generator().manual_seed(1)
-    rehearse(net, reel, stage, generator)
+    said: list[str] = []
+    assert not rehearsed(net, reel, stage, generator, lambda **told: said.append(told["way"]))
     assert all(p.grad is None for p in net.parameters())
     net.motion.weight.data.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="no finite gradient of"):
-        rehearse(net, reel, stage, generator)
+        rehearsed(net, reel, stage, generator, lambda **told: said.append(told["way"]))
+    assert said == ["float32"]
+
+
+def test_bfloat16_products_leave_gradients_finite() -> None:
+    stage = replace(SMOKE.evaluator, shrink=2, pool_clips=8, group=8, batch=8)
+    reel = Reel(stage, SMOKE.shape, SMALL_WORLD, None, CPU, random.Random(2))
+    reel.grow()
+    torch.manual_seed(1)
+    net = judge.new(stage, SMALL_WORLD)
+    generator = torch.Generator().manual_seed(1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    for _ in range(8):
+        loss, _ = lesson(net, augmented(*reel.draw(8, generator)[:1], generator), reel.shown[:8], half=True)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
+        optimizer.step()
 
 
 @pytest.mark.slow

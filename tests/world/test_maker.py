@@ -17,9 +17,11 @@ from tools.world.footage import LatentPool, anchor_pixel
 from tools.world.forward import TrainingGenerator, repeat
 from tools.world.loop import Budget, Ema, Log, Trainer, learning_rate
 from tools.world.make import main
+from tools.world.motion import follow
 from tools.world.replay import Lessons
 from tools.world.rollout import Rollout
 from tools.world.scene import FIRST_WORLD, FULL_WORLD
+from tools.world.spotlight import spotlight, weighed
 from tools.world.takes import Words, draw_takes, exam_takes, first_pixel, take_of
 
 from genlock.generator.cache import KeyValueCache
@@ -255,7 +257,21 @@ def test_schedule_and_average():
     torch.testing.assert_close(layer.weight.detach(), before + 1)
 
 
-def test_a_loss_that_is_not_finite_puts_the_average_back(tmp_path):
+def test_steps_that_are_not_finite_are_left_out(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    trainer = Trainer(
+        {"layer": layer}, path=tmp_path / "a.ckpt", log=Log(tmp_path / "log", "x"), seconds=9, tail=0, peak_lr=1.0
+    )
+    trainer.begin()
+    kept = layer.weight.detach().clone()
+    trainer.step(layer(torch.full((1, 2), math.nan)).sum())
+    torch.testing.assert_close(layer.weight.detach(), kept)
+    trainer.step(layer(torch.ones(1, 2)).sum())
+    assert not torch.equal(layer.weight.detach(), kept)
+    assert int(trainer.skipped) == 1
+
+
+def test_where_most_steps_are_not_finite_the_average_comes_back(tmp_path):
     layer = torch.nn.Linear(2, 2)
     trainer = Trainer(
         {"layer": layer}, path=tmp_path / "a.ckpt", log=Log(tmp_path / "log", "x"), seconds=9, tail=0, peak_lr=1.0
@@ -263,9 +279,26 @@ def test_a_loss_that_is_not_finite_puts_the_average_back(tmp_path):
     trainer.begin()
     kept = trainer.ema.shadow["layer.weight"].clone()
     layer.weight.data.fill_(math.nan)
-    trainer._check(math.nan)
+    trainer.skipped.fill_(13.0)
+    trainer._check()
     torch.testing.assert_close(layer.weight.detach(), kept)
     assert trainer.peak_lr == 0.5
+    assert not trainer.skipped
+
+
+def test_errors_where_the_subject_is_count_for_more():
+    shape = FULL.shape
+    takes = [take for take in draw_takes(40, 3, FULL_WORLD, random.Random(4)) if take.offset == 0][:8]
+    lit = spotlight(takes, 33, shape, CPU)
+    assert lit.shape == (8, 9, 16, 24)
+    track = follow([take.script for take in takes], first_frame=0, frames=33)
+    for row, take in enumerate(takes):
+        middle = (int(track.y[33 * row] % 128) // 8, int(track.x[33 * row] % 192) // 8)
+        assert lit[row, 0][middle] == 1.0, take
+    assert 0.08 < float(lit.mean()) < 0.16
+    error = torch.ones(8, 9, 16, 16, 24)
+    assert float(weighed(error, lit, 4.0)) == pytest.approx(1.0)
+    assert float(weighed(error * lit[:, :, None], lit, 4.0)) > 2 * float(lit.mean())
 
 
 def test_what_cannot_be_recorded_stays_as_it_was(tmp_path):

@@ -103,7 +103,8 @@ class VaeStage:
 class TeacherStage:
     """contexts: chunks in a batch; draws: noise levels tried on each chunk, sharing one context pass. first_share: of
     them, chunks that start a stream. step_share: of the noise levels, those the sampler stops at. full_share: of the
-    captions in mid-scene, those that leave nothing open (a new prompt always does).
+    captions in mid-scene, those that leave nothing open (a new prompt always does). subject_more: how many times more
+    an error counts where the subject is.
     """
 
     pool_takes: int
@@ -122,6 +123,7 @@ class TeacherStage:
     eval_prompts: int
     eval_chunks: int
     tail_seconds: float
+    subject_more: float = 0.0
     planned_seconds: float = 0.0
 
 
@@ -129,6 +131,7 @@ class TeacherStage:
 class StudentStage:
     """streams roll out side by side for up to `chunks` chunks; every chunk is followed by `updates` steps on the ring
     of what the rollouts met. truth_share: of the streams, those whose past is put right after every chunk.
+    subject_more: as for the teacher.
     """
 
     streams: int
@@ -144,6 +147,7 @@ class StudentStage:
     eval_prompts: int
     eval_chunks: int
     tail_seconds: float
+    subject_more: float = 0.0
     planned_seconds: float = 0.0
 
 
@@ -239,14 +243,27 @@ FULL = replace(
     teacher=replace(
         FIRST.teacher,
         pool_takes=2400,
-        pool_seconds=60.0,
+        pool_seconds=50.0,
         encode_batch=48,
+        contexts=160,
         step_share=0.7,
+        subject_more=4.0,
+        peak_lr=1e-3,
         phrasings=8,
         tail_seconds=12.0,
         eval_chunks=6,
     ),
-    student=replace(FIRST.student, contexts=256, ring=16384, peak_lr=5e-4, tail_seconds=20.0, eval_chunks=16),
+    student=replace(
+        FIRST.student,
+        streams=128,
+        updates=6,
+        contexts=160,
+        ring=16384,
+        subject_more=4.0,
+        peak_lr=6e-4,
+        tail_seconds=16.0,
+        eval_chunks=12,
+    ),
 )
 
 SMOKE = Preset(
@@ -292,6 +309,7 @@ SMOKE = Preset(
         text_drop=0.1,
         context_noise=0.1,
         step_share=0.4,
+        subject_more=2.0,
         peak_lr=1e-3,
         phrasings=3,
         full_share=0.6,
@@ -309,6 +327,7 @@ SMOKE = Preset(
         truth_share=0.5,
         first_share=0.4,
         context_noise=0.03,
+        subject_more=2.0,
         peak_lr=1e-3,
         eval_prompts=2,
         eval_chunks=4,

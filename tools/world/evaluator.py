@@ -71,11 +71,11 @@ def run(
     reel = Reel(stage, shape, world, vae, device, rng)
     reel.fill(min(stage.pool_seconds, 0.25 * seconds), log)
     generator = torch.Generator(device).manual_seed(preset.seed + trainer.steps)
-    rehearse(net, reel, stage, generator)
+    half = rehearsed(net, reel, stage, generator, log)
     trainer.begin()
     while not trainer.budget.over():
         clips, target = reel.draw(stage.batch, generator)
-        loss, correct = lesson(net, augmented(clips, generator), target)
+        loss, correct = lesson(net, augmented(clips, generator), target, half=half)
         trainer.step(loss, right=correct)
         if trainer.steps % stage.refresh_every == 0:
             reel.grow()
@@ -85,9 +85,9 @@ def run(
     examine(load(out / FILE, device), preset, world, vae, device, log, trainer.budget.trained)
 
 
-def lesson(net: Evaluator, clips: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss over all factors, and the share of each factor that was named rightly."""
-    with torch.autocast(clips.device.type, dtype=torch.bfloat16, enabled=clips.device.type == "cuda"):
+def lesson(net: Evaluator, clips: Tensor, target: Tensor, *, half: bool) -> tuple[Tensor, Tensor]:
+    """Loss over all factors, and the share of each factor that was named rightly. half: products in bfloat16."""
+    with torch.autocast(clips.device.type, dtype=torch.bfloat16, enabled=half):
         logits = net.named(clips)
     losses = [
         F.cross_entropy(logits[name], target[:, number], label_smoothing=SMOOTHING)
@@ -96,17 +96,23 @@ def lesson(net: Evaluator, clips: Tensor, target: Tensor) -> tuple[Tensor, Tenso
     return torch.stack(losses).sum(), right(logits, target).float().mean(0).detach()
 
 
-def rehearse(net: Evaluator, reel: Reel, stage: EvaluatorStage, generator: torch.Generator) -> None:
-    """One step that is not taken. Raises FloatingPointError naming the weights whose gradient is not finite."""
-    clips, target = reel.draw(stage.batch, generator)
-    loss, _ = lesson(net, augmented(clips, generator), target)
-    loss.backward()
-    bad = [name for name, p in net.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all())]
-    if bad:
-        raise FloatingPointError(
-            f"loss {float(loss.detach())}: no finite gradient of {', '.join(bad[:5])} ({len(bad)} in all)"
-        )
-    net.zero_grad(set_to_none=True)
+def rehearsed(net: Evaluator, reel: Reel, stage: EvaluatorStage, generator: torch.Generator, log: Log) -> bool:
+    """Whether products can be in bfloat16: on a GPU, if all gradients of a step that is not taken are finite.
+
+    Raises FloatingPointError naming the weights whose gradient is not finite in float32 either.
+    """
+    fault = ""
+    for half in [True, False] if reel.device.type == "cuda" else [False]:
+        clips, target = reel.draw(stage.batch, generator)
+        loss, _ = lesson(net, augmented(clips, generator), target, half=half)
+        loss.backward()
+        bad = [name for name, p in net.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all())]
+        net.zero_grad(set_to_none=True)
+        if not bad:
+            return half
+        fault = f"loss {float(loss.detach())}: no finite gradient of {', '.join(bad[:5])} ({len(bad)} in all)"
+        log(event="failed", way="bfloat16" if half else "float32", why=fault)
+    raise FloatingPointError(fault)
 
 
 def shot(first: int, scene: Factors, combos: Sequence[Factors], allowed: set[Factors], rng: random.Random) -> Script:

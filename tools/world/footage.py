@@ -22,6 +22,7 @@ from .clips import ClipVae, Memory
 from .config import CHUNK, CONTEXT, ModelShape
 from .loop import Log, autocast
 from .render import render
+from .spotlight import spotlight
 from .takes import Take, Words, changes, first_pixel, window_pixels
 
 PIECE = 32  # pixel frames coded at a time
@@ -104,10 +105,11 @@ def pieces(frames: Tensor, size: int) -> list[Tensor]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """Chunks to train on: context [B, 3, C, h, w] (None: they start a stream), truth [B, 3, C, h, w], the number of the
-    scene and whether the prompt is new [B]."""
+    scene, whether the prompt is new [B], and where the subject is [B, 3, h, w]."""
 
     context: Tensor | None
     truth: Tensor
+    lit: Tensor
     scene: Tensor
     told: Tensor
 
@@ -115,7 +117,8 @@ class Samples:
 class LatentPool:
     """Latents of takes, and for every chunk the anchor that the stream would have at that point.
 
-    latents [M, 3K, C, h, w]; anchors [M, K, C, h, w] (chunks 0 and 1 have none); scene, told [M, K]; starts [M].
+    latents [M, 3K, C, h, w]; lit [M, 3K, h, w]; anchors [M, K, C, h, w] (chunks 0 and 1 have none); scene, told [M, K];
+    starts [M].
     """
 
     def __init__(self, vae: Vae, takes: Sequence[Take], words: Words, shape: ModelShape, chunks: int) -> None:
@@ -125,6 +128,7 @@ class LatentPool:
         half = torch.float16
         self.latents = torch.empty(len(takes), CHUNK * chunks, *size, dtype=half, device=self.device)
         self.anchors = torch.zeros(len(takes), chunks, *size, dtype=half, device=self.device)
+        self.lit = torch.empty(len(takes), CHUNK * chunks, *size[1:], dtype=half, device=self.device)
         self.takes: list[Take] = []
 
     def fill(self, takes: Sequence[Take], *, batch: int, seconds: float, log: Log) -> None:
@@ -138,7 +142,7 @@ class LatentPool:
                 break
         took = time.monotonic() - begun
         count = len(self.takes)
-        self.latents, self.anchors = self.latents[:count], self.anchors[:count]
+        self.latents, self.anchors, self.lit = self.latents[:count], self.anchors[:count], self.lit[:count]
         self._index()
         frames = count * window_pixels(self.chunks)
         log(event="latents", takes=count, frames=frames, took_s=took, fps=frames / took, chunks=len(self.later))
@@ -158,7 +162,7 @@ class LatentPool:
     def save(self, path: Path, key: str) -> None:
         """Keeps the latents beside the checkpoints; `key` says what they were made from."""
         partial = path.with_suffix(".partial")
-        torch.save({"key": key, "latents": self.latents, "anchors": self.anchors}, partial)
+        torch.save({"key": key, "latents": self.latents, "anchors": self.anchors, "lit": self.lit}, partial)
         os.replace(partial, path)
 
     def restore(self, path: Path, key: str, takes: Sequence[Take], *, batch: int, log: Log) -> bool:
@@ -168,7 +172,7 @@ class LatentPool:
         kept = torch.load(path, map_location=self.device, weights_only=True)
         if kept["key"] != key:
             return False
-        self.latents, self.anchors = kept["latents"], kept["anchors"]
+        self.latents, self.anchors, self.lit = kept["latents"], kept["anchors"], kept["lit"]
         ordered = [take for group in by_offset(takes, batch, seed=len(takes)) for take in group]
         self.takes = ordered[: len(self.latents)]
         self._index()
@@ -180,6 +184,7 @@ class LatentPool:
         latents, decoding = round_trip(self.vae, frames)
         at = slice(len(self.takes), len(self.takes) + len(group))
         self.latents[at] = latents.half()
+        self.lit[at] = spotlight(group, frames.shape[1], self.shape, self.device).half()
         start = 0
         wanted = {anchor_pixel(chunk): chunk for chunk in range(2, self.chunks)}
         for piece in decoding:
@@ -210,7 +215,10 @@ class LatentPool:
             has_anchor = (chunk >= 2).view(-1, 1, 1, 1)
             past[:, 0] = torch.where(has_anchor, self.anchors[take, chunk].float(), past[:, 0])
             context = past[:, -CONTEXT:]
-        return Samples(context=context, truth=truth, scene=self.scene[take, chunk], told=self.told[take, chunk])
+        lit = self.lit[take[:, None], span].float()
+        return Samples(
+            context=context, truth=truth, lit=lit, scene=self.scene[take, chunk], told=self.told[take, chunk]
+        )
 
 
 def anchor_pixel(chunk: int) -> int:

@@ -68,7 +68,7 @@ teacher-student)
   stage student "${STUDENT:-340}" --cards "$cards" --planned "${PLANNED:-700}"
   ;;
 student)
-  stage student "${STUDENT:-520}" --cards "$cards"
+  stage student "${STUDENT:-520}" --cards "$cards" --planned "${PLANNED:-0}"
   ;;
 *)
   echo "unknown part $part" >&2

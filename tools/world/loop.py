@@ -25,7 +25,7 @@ WARM_STEPS = 200
 FLOOR = 0.01  # of the peak learning rate, at the end
 SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 3.0
-CHECK_EVERY = 25  # steps between two looks at whether the loss is finite
+CHECK_EVERY = 25  # steps between two looks at whether gradients are finite
 EMA_DECAY = 0.999
 CLIP_NORM = 1.0
 
@@ -158,9 +158,9 @@ class Trainer:
     """Optimiser, schedule, average and checkpoint of one stage.
 
     modules: what is trained, by name. path: the checkpoint; read at once if it is there. `step(loss)` does the backward
-    pass (unless the loss has none to do: then its gradients are there already) and everything after it; a loss that
-    stopped being finite puts the averaged weights back and halves the peak learning rate, at most three times, then
-    raises.
+    pass (unless the loss has none to do: then its gradients are there already) and everything after it. A step whose
+    gradients are not finite changes nothing but the count of steps; where most of them are so, the averaged weights are
+    put back and the peak learning rate is halved, at most three times, then it raises.
     """
 
     def __init__(
@@ -190,6 +190,7 @@ class Trainer:
         self.ema = Ema(modules, ema_decay)
         self.steps = 0
         self.rescues = 0
+        self.skipped = torch.zeros((), device=self.device)  # steps since the last check; counted without waiting
         before = self._load()
         self.budget = Budget(seconds, tail=tail, before=before, planned=planned)
         self.progress = 0.0
@@ -229,13 +230,18 @@ class Trainer:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             mean = ranks.average([p.grad for p in self.params if p.grad is not None], mean.view(1))[0]
-        nn.utils.clip_grad_norm_(self.params, CLIP_NORM)
-        self.optimizer.step()
+        bad = ~nn.utils.clip_grad_norm_(self.params, CLIP_NORM).isfinite()
+        self.skipped += bad
+        if self.device.type == "cuda":
+            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined] - what the fused kernel reads to do nothing
+            self.optimizer.step()
+        elif not bad:
+            self.optimizer.step()
         self.ema.update()
         self.steps += 1
         now = time.monotonic()
         if self.steps % CHECK_EVERY == 0:
-            self._check(float(mean))
+            self._check()
         if ranks.leads() and (now - self._logged_at >= LOG_EVERY_S or self.steps == self.first_step + 1):
             self._report(mean, rate, now, extra)
         if ranks.leads() and now - self._saved >= SAVE_EVERY_S:
@@ -248,15 +254,19 @@ class Trainer:
         trained = self.budget.trained
         self.log(step=self.steps, s=trained, loss=float(loss), its=pace, lr=rate, **extra)
 
-    def _check(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            self._rescue(loss)
+    def _check(self) -> None:
+        skipped = int(self.skipped)
+        self.skipped.zero_()
+        if skipped:
+            self.log(step=self.steps, event="steps skipped", skipped=skipped, of=CHECK_EVERY)
+        if 2 * skipped > CHECK_EVERY:
+            self._rescue()
 
-    def _rescue(self, value: float) -> None:
+    def _rescue(self) -> None:
         self.rescues += 1
-        self.log(step=self.steps, event="loss is not finite", loss=value, rescues=self.rescues)
+        self.log(step=self.steps, event="gradients are not finite", rescues=self.rescues)
         if self.rescues > 3 or not all(torch.isfinite(v).all() for v in self.ema.shadow.values()):
-            raise FloatingPointError(f"loss {value} at step {self.steps}: resume from {self.path}")
+            raise FloatingPointError(f"gradients are not finite at step {self.steps}: resume from {self.path}")
         self.ema.reset_live()
         self.optimizer.state.clear()
         self.peak_lr /= 2

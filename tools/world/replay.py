@@ -66,7 +66,8 @@ class Lessons:
         torch.cuda.current_stream().wait_stream(aside)
         drop(parameters)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads (of what several cards talk through) may ask their events while this one records.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             loss = self.measure(inputs)
             loss.backward()
         missing = sum(parameter.grad is None for parameter in parameters)

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from . import ranks, weights
 from .config import STEPS, Preset, StudentStage
 from .exam import examine
-from .footage import LatentPool
+from .footage import LatentPool, Samples
 from .forward import TrainingGenerator, repeat
 from .loop import Log, Trainer, autocast
 from .replay import Inputs, Lessons
 from .rollout import Rolled, Rollout
 from .scene import WorldSpec
+from .spotlight import weighed
 from .takes import Words
 from .train_teacher import WEIGHT_DECAY, begin_from, fill_pool, part_of, prepare
 
@@ -99,12 +100,13 @@ def run(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Met:
-    """What rollouts met: context [B, 3, C, h, w] or None, noised [B, n, F, C, h, w], truth [B, F, C, h, w], scene, told
-    [B]."""
+    """What rollouts met: context [B, 3, C, h, w] or None, noised [B, n, F, C, h, w], truth [B, F, C, h, w], lit
+    [B, F, h, w], scene, told [B]."""
 
     context: Tensor | None
     noised: Tensor
     truth: Tensor
+    lit: Tensor
     scene: Tensor
     told: Tensor
 
@@ -119,7 +121,7 @@ class Ring:
         self.cursor = 0
 
     def add(self, met: Met) -> None:
-        fields = {name: getattr(met, name) for name in ("context", "noised", "truth", "scene", "told")}
+        fields = {name: getattr(met, name) for name in ("context", "noised", "truth", "lit", "scene", "told")}
         rows = len(met.scene)
         where = (self.cursor + torch.arange(rows, device=met.scene.device)) % self.capacity
         for name, value in fields.items():
@@ -183,7 +185,7 @@ class School:
                 embeds = weights.embed(self.text, self._words(truth.scene, truth.told))
             rolled = self.rollout.run(embeds, truth=truth.truth, trusted=trusted)
             ring = self.first if rolled.context is None else self.later
-            ring.add(met(rolled, truth.truth, truth.scene, truth.told))
+            ring.add(met(rolled, truth))
             yield (rolled.latents - truth.truth).abs().mean()
 
     def draw(self) -> Inputs:
@@ -206,6 +208,7 @@ class School:
             "step": step.flatten(),
             "words": self._words(met.scene, met.told),
             "truth": met.truth.repeat_interleave(draws, 0),
+            "lit": met.lit.repeat_interleave(draws, 0),
         }
         if met.context is not None:
             drawn["context"] = self._shaken(met.context)
@@ -226,7 +229,7 @@ class School:
             seen = None if past is None else repeat(past, draws)
             flow = self.training.flow(z, times, repeat(cross, draws), seen)
         clean = z - sigmas.view(-1, 1, 1, 1, 1) * flow
-        return distance(clean, drawn["truth"])
+        return distance(clean, drawn["truth"], drawn["lit"], self.stage.subject_more)
 
     def _words(self, scene: Tensor, told: Tensor) -> Tensor:
         loose = torch.rand(len(scene), generator=self.rng, device=self.device) < 0.4
@@ -237,10 +240,18 @@ class School:
         return context + size * torch.randn(context.shape, generator=self.rng, device=self.device)
 
 
-def met(rolled: Rolled, truth: Tensor, scene: Tensor, told: Tensor) -> Met:
-    return Met(context=rolled.context, noised=torch.stack(rolled.noised, dim=1), truth=truth, scene=scene, told=told)
+def met(rolled: Rolled, wanted: Samples) -> Met:
+    return Met(
+        context=rolled.context,
+        noised=torch.stack(rolled.noised, dim=1),
+        truth=wanted.truth,
+        lit=wanted.lit,
+        scene=wanted.scene,
+        told=wanted.told,
+    )
 
 
-def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean pseudo-Huber distance: as forgiving as a square near zero, no harsher than the distance far from it."""
-    return ((a - b).square() + KNEE**2).sqrt().mean() - KNEE
+def distance(a: Tensor, b: Tensor, lit: Tensor, more: float) -> Tensor:
+    """Mean pseudo-Huber distance: as forgiving as a square near zero, no harsher than the distance far from it. It
+    counts 1 + more times where the subject is."""
+    return weighed(((a - b).square() + KNEE**2).sqrt() - KNEE, lit, more)

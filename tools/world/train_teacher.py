@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlock.generator.schedule import Schedule
@@ -27,6 +26,7 @@ from .forward import TrainingGenerator, repeat
 from .loop import Log, Trainer, autocast
 from .replay import Inputs, Lessons
 from .scene import WorldSpec
+from .spotlight import weighed
 from .takes import Words, draw_takes
 
 FINE_STEPS = (1000, 937, 875, 812, 750, 687, 625, 562, 500, 437, 375, 312, 250, 187, 125, 62)
@@ -145,6 +145,7 @@ class Lesson:
             "words": self._words(samples),
             "kept": (self._chance(count) >= self.stage.text_drop).float().view(-1, 1, 1),
             "truth": truth,
+            "lit": samples.lit.repeat_interleave(draws, 0),
             "sigma": self._levels(count * draws),
             "noise": torch.randn(truth.shape, generator=self.rng, device=self.device),
         }
@@ -167,7 +168,8 @@ class Lesson:
             z = (1 - level) * drawn["truth"] + level * drawn["noise"]
             seen = None if past is None else repeat(past, draws)
             flow = self.training.flow(z, 1000 * drawn["sigma"], repeat(cross, draws), seen)
-        return F.mse_loss(flow, drawn["noise"] - drawn["truth"])
+        error = (flow - (drawn["noise"] - drawn["truth"])).square()
+        return weighed(error, drawn["lit"], self.stage.subject_more)
 
     def _words(self, samples: Samples) -> Tensor:
         full = samples.told | (self._chance(len(samples.told)) < self.stage.full_share)

@@ -34,7 +34,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from tests.engine.mesh_runs import (  # noqa: E402 - of this repository, which is on no path before
+from genlock.drills.runs import (  # noqa: E402 - of this repository, which is on no path before
     KILL_BOUND_S,
     NOT_ENTERED,
     SHORT,
@@ -44,8 +44,7 @@ from tests.engine.mesh_runs import (  # noqa: E402 - of this repository, which i
     fault,
     strikes,
 )
-from tests.engine.toy_model import write_toy_model  # noqa: E402
-
+from genlock.drills.toy import write_toy_model  # noqa: E402
 from genlock.settings import Phase  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "prove-mesh.json"

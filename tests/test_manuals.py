@@ -18,10 +18,10 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.engine.mesh_runs import KILL_BOUND_S, STOP_BOUND_S, D
 
 from genlock import errors
 from genlock.cli.main import cli
+from genlock.drills.runs import KILL_BOUND_S, STOP_BOUND_S, D
 from genlock.engine.first_cause import Seen
 from genlock.errors import GenlockError
 from genlock.observe.beacon import Beacon

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import logging
 import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -171,6 +172,13 @@ class Settings:
         parity=Parity.ALL_RANKS,
         unit="list",
     )
+    guards_off: str = _option(
+        default="none",
+        doc="tripwires left off on purpose, for drills and for measuring what they cost: `none`, or a list as "
+        "`weights,kv`; such a run says so, and is not to be trusted",
+        parity=Parity.ALL_RANKS,
+        unit="list",
+    )
 
     def __post_init__(self) -> None:
         for option in options():
@@ -285,6 +293,15 @@ class FaultKind(StrEnum):
     CHANGE_INPUT = "change_input"  # one value, after receipt
     CHANGE_WEIGHT = "change_weight"
     CHANGE_KV = "change_kv"
+    SUM_UNPLANNED = "sum_unplanned"  # a collective that no pass has asked for
+    SUM_OTHER_THREAD = "sum_other_thread"
+    SUM_OTHER_GROUP = "sum_other_group"  # one that this rank is no member of
+    SUM_STRIDED = "sum_strided"
+    SUM_OTHER_SHAPE = "sum_other_shape"
+    SUMS_SWAPPED = "sums_swapped"  # two of one shape, in the other order
+    OTHER_BACKEND = "other_backend"  # computes in another way than was asked for
+    NO_MEMORY = "no_memory"  # no more than it has now
+    NO_FILES = "no_files"  # no more open than now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +352,45 @@ def _planted(text: str) -> PlantedFault:
         raise UsageError(
             f"{text!r} is not a fault", where="GENLOCK_FAULTS", remedy="write it as kill:rank=1,phase=payload,chunk=2"
         ) from None
+
+
+class Guard(StrEnum):
+    """A tripwire that can be left off on purpose."""
+
+    GATES = "gates"  # what every rank says of itself is compared at each gate; this setting and faults always are
+    PLAN = "plan"  # the door takes the plan's collectives alone: thread, chunk, pass, order, shape, dtype, layout
+    CALL_COUNT = "call_count"  # the passes of a chunk are the plan's, at the door and in the verdict
+    LEDGER = "ledger"  # the collectives that were made, in order, in the verdict
+    EPOCH = "epoch"  # frames and results of another cache epoch
+    INPUTS = "inputs"  # the verdict's columns, from here on
+    WEIGHTS = "weights"
+    KV = "kv"
+    OUTPUTS = "outputs"
+    FINITE = "finite"  # latents without NaN and infinity; in bring-up mode every summand too
+
+
+def guards_off_from(text: str) -> frozenset[Guard]:
+    """`none`, or names split by commas: `weights,kv`. Raises UsageError naming the setting."""
+    try:
+        return frozenset() if text == "none" else frozenset(Guard(name.strip()) for name in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is no list of tripwires", where="GENLOCK_GUARDS_OFF", remedy=f"choose from {', '.join(Guard)}"
+        ) from None
+
+
+def guards_off(settings: Settings) -> frozenset[Guard]:
+    """What this run leaves off, `strict` included. Raises as `guards_off_from`."""
+    return guards_off_from(settings.guards_off) | (frozenset() if settings.strict else {Guard.FINITE})
+
+
+def warn_of_guards_off(settings: Settings) -> frozenset[Guard]:
+    """The same, and one line of the log `genlock` about it, which is on stderr unless the program has its own."""
+    off = guards_off(settings)
+    if off:
+        named = ", ".join(sorted(off))
+        logging.getLogger("genlock").warning("tripwires are off: %s; nothing of this run is to be trusted", named)
+    return off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -515,6 +571,11 @@ def launch() -> Launch | None:
 def rank_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of a rank to be started: this process's own, what NCCL needs to be told, and `extra`."""
     return {**NCCL_DEFAULTS, **os.environ, **extra}
+
+
+def environment_without_settings(extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a command that is to see no setting of this process: the rest of it, and `extra`."""
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}, **extra}
 
 
 def origins(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.engine.toy_model import write_toy_model
+
+from genlock.drills.toy import write_toy_model
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.engine.mesh_runs import (
+from tests.ranks import Outcome, Ranks
+
+from genlock.drills.runs import (
     GONE_BOUND_S,
     KILL_BOUND_S,
     LAST_CHUNK,
@@ -30,8 +32,6 @@ from tests.engine.mesh_runs import (
     fault,
     until,
 )
-from tests.ranks import Outcome, Ranks
-
 from genlock.engine.recording import read_recording
 from genlock.media.video import VideoWriter, read_video
 from genlock.observe.recorder import COLLECTIVE, PHASE, Entry, read, recorder_path
@@ -328,6 +328,16 @@ def test_a_value_that_changed_on_one_rank_names_rank_and_column(
         assert "GL-MESH-03" in one_line(by_hand.said(each))
         assert f"rank {rank}: {column}: " in one_line(by_hand.said(each))
     assert not by_hand.out.exists(), "the chunk was not delivered"
+
+
+@pytest.mark.parametrize(("kind", "column"), [("change_input", "inputs"), ("change_weight", "weights")])
+def test_without_its_tripwire_a_changed_value_is_delivered_and_only_the_warning_tells(
+    start: Start, kind: str, column: str
+) -> None:
+    off = {"GENLOCK_GUARDS_OFF": f"{column},outputs"}
+    run = well(start("generate", *SHORT, faults=fault(kind, Phase.CALL, 1), **off, **PATIENT))
+    assert run.said == f"tripwires are off: {column}, outputs; nothing of this run is to be trusted\n"
+    assert run.out.is_file()
 
 
 @pytest.mark.parametrize(("kind", "rank", "code"), [("skip_call", 0, "GL-CALL-01"), ("change_weight", 1, "GL-MESH-03")])

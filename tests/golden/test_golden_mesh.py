@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.engine.mesh_runs import Run
 
+from genlock.drills.runs import Run
 from genlock.engine.recording import read_recording
 
 pytestmark = [pytest.mark.golden, pytest.mark.slow]

@@ -5,10 +5,15 @@ Stops and kills are the watchdog's to strike, refusals the worker's; here is wha
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
+from genlock.fabric.collectives import Mesh
 from genlock.generator.sampler import Call
 from genlock.generator.stream import ChunkInputs, OnCall, Stream
 from genlock.settings import FaultKind
@@ -29,7 +34,16 @@ def plant(
         stream.generator.blocks[0].self_attn.v.weight[0, 0] += 1.0
     if FaultKind.CHANGE_KV in faults:
         on_call = _changing_kv(stream, on_call)
+    for kind in faults:
+        if kind in WRONG_SUMS:
+            _sum_wrongly(WRONG_SUMS[kind], cast("Mesh", stream.generator.parallel))
     return inputs, on_call
+
+
+def plant_in_load(faults: tuple[FaultKind, ...]) -> None:
+    """What a rank has that resolves a back end in another way than its peers."""
+    if FaultKind.OTHER_BACKEND in faults:
+        torch.use_deterministic_algorithms(not torch.are_deterministic_algorithms_enabled())
 
 
 class _Altered:
@@ -55,3 +69,75 @@ def _changing_kv(stream: Stream, on_call: OnCall | None) -> OnCall:
             on_call(call, step, flow, x0)
 
     return after
+
+
+Sum = Callable[[Tensor, str], Tensor]
+
+
+def _unplanned(door: Mesh, right: Sum) -> Sum:
+    """At once, before a pass has asked for anything."""
+    right(torch.zeros(1, dtype=door.dtype), "planted")
+    return right
+
+
+def _in_other_thread(door: Mesh, right: Sum) -> Sum:  # noqa: ARG001 - as the others
+    def wrong(partial: Tensor, site: str) -> Tensor:
+        raised: list[BaseException] = []
+
+        def attempt() -> None:
+            try:
+                right(partial, site)
+            except BaseException as error:  # noqa: BLE001 - raised again below, where a caller stands
+                raised.append(error)
+
+        second = threading.Thread(target=attempt, name="second caller")
+        second.start()
+        second.join()
+        for error in raised:
+            raise error
+        return partial
+
+    return wrong
+
+
+def _in_other_group(door: Mesh, right: Sum) -> Sum:
+    def wrong(partial: Tensor, site: str) -> Tensor:
+        door.group = replace(door.group, rank=-1)
+        return right(partial, site)
+
+    return wrong
+
+
+def _strided(door: Mesh, right: Sum) -> Sum:  # noqa: ARG001 - as the others
+    return lambda partial, site: right(partial.transpose(-1, -2), site)
+
+
+def _short(door: Mesh, right: Sum) -> Sum:  # noqa: ARG001 - as the others
+    return lambda partial, site: right(partial.flatten()[1:].clone(), site)
+
+
+def _swapped(door: Mesh, right: Sum) -> Sum:  # noqa: ARG001 - as the others
+    """Self-attention's and cross-attention's of a block have one shape: no back end could tell them apart."""
+    return lambda partial, site: right(partial, site.replace(".self_attn.", ".cross_attn."))
+
+
+WRONG_SUMS = {
+    FaultKind.SUM_UNPLANNED: _unplanned,
+    FaultKind.SUM_OTHER_THREAD: _in_other_thread,
+    FaultKind.SUM_OTHER_GROUP: _in_other_group,
+    FaultKind.SUM_STRIDED: _strided,
+    FaultKind.SUM_OTHER_SHAPE: _short,
+    FaultKind.SUMS_SWAPPED: _swapped,
+}
+
+
+def _sum_wrongly(how: Callable[[Mesh, Sum], Sum], door: Mesh) -> None:
+    """The next partial sum of this rank is made in another way than the plan's, once."""
+    right: Sum = door.sum_partial
+    wrong = how(door, right)
+
+    def once(partial: Tensor, site: str) -> Tensor:
+        vars(door)["sum_partial"] = right
+        return wrong(partial, site)
+
+    vars(door)["sum_partial"] = once  # on this one door, in place of its class's method

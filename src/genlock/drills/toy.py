@@ -1,4 +1,4 @@
-"""A model folder of a few thousand random weights: every part of a real one, at no cost."""
+"""A model folder of a few thousand random weights: every part of a real one, at no cost. For drills and tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genlock.media.umt5 import save_text, small_umt5
 from genlock.media.vae import WAN_MEAN, WAN_STD, Vae, VaeConfig
 from genlock.media.vae_checkpoint import save_vae
 
-WORDS = ("a", "red", "blue", "boat", "car", "at", "sea", "night", "noon")
+TOY_WORDS = ("a", "red", "blue", "boat", "car", "at", "sea", "night", "noon")
 SIZES = GeneratorConfig(dim=48, ffn_dim=64, num_heads=4, num_layers=2, freq_dim=16, text_dim=24, text_len=10)
 MULTIPLIERS = (1, 1, 2, 2)
 
@@ -42,7 +42,7 @@ def write_toy_model(folder: Path) -> Path:
         )
     )
     save_vae(vae, folder / "vae.safetensors", dtype=torch.float32)
-    words = train_word_tokenizer(WORDS)
+    words = train_word_tokenizer(TOY_WORDS)
     encoder = small_umt5(words.get_vocab_size(), dim=SIZES.text_dim, num_layers=1, num_heads=2, head_dim=12, ffn_dim=32)
     save_text(encoder, words, folder, dtype=torch.float32)
     preset = Preset(
@@ -56,5 +56,5 @@ def write_toy_model(folder: Path) -> Path:
         height=32,
         width=48,
     )
-    write_model_folder(folder, preset, words=WORDS)
+    write_model_folder(folder, preset, words=TOY_WORDS)
     return folder

@@ -13,17 +13,20 @@ from genlock.settings import (
     SPIN_TURNS,
     Deadlines,
     FaultKind,
+    Guard,
     Option,
     Phase,
     Settings,
     Value,
     faults_from,
+    guards_off_from,
     keep_freed_memory,
     launch_from,
     options,
     origins,
     settings_from,
     share_the_cores,
+    warn_of_guards_off,
 )
 
 
@@ -134,6 +137,19 @@ def test_faults_are_planted_by_rank_phase_and_chunk() -> None:
     ):
         with pytest.raises(UsageError, match="GENLOCK_FAULTS"):
             faults_from(wrong)
+
+
+def test_tripwires_are_left_off_by_name_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert guards_off_from("none") == warn_of_guards_off(Settings()) == frozenset()
+    assert not caplog.records
+    assert guards_off_from("weights, kv") == {Guard.WEIGHTS, Guard.KV}
+    assert warn_of_guards_off(Settings(guards_off="weights", strict=False)) == {Guard.WEIGHTS, Guard.FINITE}
+    assert [record.message for record in caplog.records] == [
+        "tripwires are off: finite, weights; nothing of this run is to be trusted"
+    ]
+    for wrong in ("all", "weights,", "none,kv"):
+        with pytest.raises(UsageError, match=r"GENLOCK_GUARDS_OFF.*choose from gates, plan"):
+            guards_off_from(wrong)
 
 
 @given(st.integers(min_value=2, max_value=600))

@@ -29,6 +29,7 @@ from genlock.fabric.groups import Group
 from genlock.fabric.ledger import Ledger
 from genlock.generator.model import Generator, sums_of_pass
 from genlock.generator.parallel import TEXT, Sum
+from genlock.settings import Guard
 
 HERE = "tests.fabric.mesh_scenarios:"
 CPU = torch.device("cpu")
@@ -166,6 +167,26 @@ def test_a_summand_that_is_not_finite_names_this_rank_and_site_in_strict_mode_on
         assert backend.calls == 0
     in_a_call().sum_partial(tensor, "blocks.1.ffn.2")
     assert backend.calls == 1
+
+
+def test_what_is_left_off_is_let_through_and_nothing_else(backend: Backend) -> None:
+    off = {guard: in_a_call(SUM, guards_off=frozenset([guard])) for guard in Guard}
+    wrong = torch.ones(3, 3).t()[:2]
+    for guard, mesh in off.items():
+        if guard is Guard.PLAN:
+            from_a_thread(lambda m=mesh: m.sum_partial(wrong, "anywhere"))()
+            continue
+        refused(lambda m=mesh: m.sum_partial(wrong, SUM.site), "not contiguous", site=SUM.site)
+        mesh.sum_partial(torch.ones(4), SUM.site)
+        if guard is Guard.CALL_COUNT:
+            mesh.begin_call("cache_write")
+            mesh.end_chunk()
+        else:
+            with pytest.raises(CallCount, match="pass 1 is cache_write"):
+                mesh.begin_call("cache_write")
+    assert backend.calls == len(Guard)
+    assert off[Guard.LEDGER].ledger == door().ledger, "as if nothing had been made"
+    door(guards_off=frozenset([Guard.PLAN])).broadcast_payload(torch.ones(4), 3)
 
 
 def test_only_the_sum_that_is_due_passes(backend: Backend) -> None:

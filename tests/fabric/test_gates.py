@@ -177,6 +177,13 @@ def test_a_report_is_collected_and_not_compared() -> None:
     assert came == {0: {0: {"gate": "gate 1", "a": 1, "rank": 0}, 1: {"gate": "gate 1", "a": 1, "rank": 1}}, 1: None}
 
 
+def test_what_is_not_compared_passes_and_the_rest_does_not() -> None:
+    ranks = {0: {"a": 1, "b": 1}, 1: {"a": 2, "b": 1}}
+    assert isinstance(Start(2, only=["b"]).hold(ranks)[0], dict)
+    assert Start(2, only=["a"]).hold(ranks)[1].field == "a"
+    assert Start(2, only=[]).hold(ranks, names={1: "gate 2a"})[0].field == "gate"
+
+
 def test_a_rank_at_another_gate_is_in_the_table() -> None:
     came = Start(3).hold({0: {}, 1: {}, 2: {}}, names={2: "gate 2a"})
     assert '  gate  "gate 2a"  2' in str(came[0])

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.wire.conftest import POLICIES, ROWS, make, rolling
+from tests.wire.conftest import CASES, POLICIES, ROWS, make, rolling
 
 from genlock.errors import CacheRefused, FrameRefused, OutOfStep, UsageError
 from genlock.generator.window import Policy, Recache, Regime, Rope, recompute_policy
@@ -372,3 +372,12 @@ def test_an_older_result_is_dropped_and_a_newer_one_is_a_defect() -> None:
         with pytest.raises(OutOfStep) as refusal:
             answer(**ahead)
         assert refusal.value.field == next(iter(ahead))
+
+
+def test_where_the_epoch_is_not_held_to_another_one_passes() -> None:
+    state = replace(CASES["steady"].state, epoch_held=False)
+    due = next_stamp(state, Action.INFER)
+    late = replace(due, cache_epoch=due.cache_epoch - 1)
+    assert accept(state, late, CASES["steady"].envelope).cache_epoch == late.cache_epoch
+    assert not deliverable(late, expected=due, cache_epoch=due.cache_epoch)
+    assert deliverable(late, expected=due, cache_epoch=due.cache_epoch, epoch_held=False)

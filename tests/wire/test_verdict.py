@@ -53,6 +53,13 @@ def test_every_field_is_in_the_record(verdict: Verdict, column: str) -> None:
     assert unpack(other.pack()) == other
 
 
+def test_a_column_that_is_not_held_to_is_let_through_alone() -> None:
+    other = replace(RIGHT, observed_calls=RIGHT.observed_calls + 1)
+    compare(RIGHT, {1: other}, unheld=["observed_calls"])
+    with pytest.raises(MeshDisagrees, match=r"rank 1.*ledger"):
+        compare(RIGHT, {1: replace(other, ledger=0)}, unheld=["observed_calls"])
+
+
 @given(st.data())
 def test_a_flipped_bit_is_another_verdict_or_none(data: st.DataObject) -> None:
     verdict = data.draw(verdicts)

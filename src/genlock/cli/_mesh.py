@@ -15,7 +15,7 @@ import click
 
 from genlock.cli.main import Surroundings
 from genlock.errors import UsageError
-from genlock.settings import Settings, faults_from, launch, mesh_deadlines
+from genlock.settings import Settings, faults_from, guards_off, launch, mesh_deadlines
 
 if TYPE_CHECKING:
     from genlock.engine.job import Job
@@ -28,6 +28,7 @@ def take_part(settings: Settings, surroundings: Surroundings, jobs: Callable[[],
 
     jobs: what each rank loads; asked for on workers only, after the command line was checked.
     """
+    guards_off(settings)  # said before a rank is started, where it is no list of tripwires
     place = launch()
     if settings.topology == "solo":
         if place is not None and place.world > 1:

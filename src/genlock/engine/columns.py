@@ -13,16 +13,17 @@ from torch import Tensor
 from genlock.generator.checkpoint import expected_shapes
 from genlock.generator.fingerprint import Fingerprint, fingerprint, group_of
 from genlock.generator.stream import Stream
+from genlock.settings import Guard
 from genlock.wire.digest import tensor_digest
 from genlock.wire.header import Header
 
 
 class Columns:
     """Inputs at every chunk; weights one block a chunk, in turn; keys and values every `check_every` chunks. At
-    check_every 1 everything is looked at in every chunk."""
+    check_every 1 everything is looked at in every chunk. guards_off: columns that are never looked at."""
 
-    def __init__(self, stream: Stream, *, check_every: int) -> None:
-        self.stream, self._check_every = stream, check_every
+    def __init__(self, stream: Stream, *, check_every: int, guards_off: frozenset[Guard] = frozenset()) -> None:
+        self.stream, self._check_every, self._off = stream, check_every, guards_off
         parallel = stream.generator.parallel
         self._shapes = expected_shapes(stream.generator.config)
         self._place = {"rank": parallel.rank, "size": parallel.size}
@@ -33,21 +34,24 @@ class Columns:
             for group in self.loaded.groups
         ]
 
-    def due(self, header: Header) -> bool:
-        """Whether it is this chunk's turn for what costs: the same on every rank."""
-        return header.call_id % self._check_every == 0
+    def due(self, header: Header, guard: Guard) -> bool:
+        """Whether it is this chunk's turn for what costs, keys and values or outputs: the same on every rank."""
+        return header.call_id % self._check_every == 0 and guard not in self._off
 
     def finish(self, header: Header, payload: Tensor, *, everything: bool = False) -> dict[str, bool | None]:
         """After the last generator call: the columns by name; None where the chunk's turn was not to look. payload:
         uint8 [n] in host memory. everything: all weights, whatever the turn."""
-        whole = everything or self._check_every == 1
-        looked_at = self._weights if whole else self._groups[header.call_id % len(self._groups)]
-        now = self._fingerprint(looked_at).groups
         return {
-            "inputs": tensor_digest(payload) == header.payload_digest,
-            "weights": all(self.loaded.groups[name] == number for name, number in now.items()),
-            "kv": self.stream.changed_slot() is None if self.due(header) else None,
+            "inputs": None if Guard.INPUTS in self._off else tensor_digest(payload) == header.payload_digest,
+            "weights": None if Guard.WEIGHTS in self._off else self._as_loaded(header.call_id, everything=everything),
+            "kv": self.stream.changed_slot() is None if self.due(header, Guard.KV) else None,
         }
+
+    def _as_loaded(self, call_id: int, *, everything: bool) -> bool:
+        whole = everything or self._check_every == 1
+        looked_at = self._weights if whole else self._groups[call_id % len(self._groups)]
+        now = self._fingerprint(looked_at).groups
+        return all(self.loaded.groups[name] == number for name, number in now.items())
 
     def _fingerprint(self, weights: Mapping[str, Tensor]) -> Fingerprint:
         return fingerprint(weights, self._shapes, **self._place)

@@ -33,10 +33,12 @@ from genlock.fabric.gates import GateGuest, GateKeeper
 from genlock.fabric.liveness import Watch
 from genlock.generator.stream import Stream
 from genlock.observe.recorder import Recorder, recorder_path
-from genlock.settings import Launch, Phase, Settings, faults_from, mesh_deadlines
+from genlock.settings import Guard, Launch, Phase, Settings, faults_from, guards_off, mesh_deadlines
 from genlock.wire.rules import dtype_name
 
 GENERATOR_ONLY = ("genlock.media", "genlock.serve", "transformers", "av", "fastapi", "uvicorn")
+
+ALWAYS_COMPARED = ("setting.faults", "setting.guards_off")  # also where nothing else is
 
 
 class MeshRank:
@@ -51,6 +53,7 @@ class MeshRank:
         self.place, self.settings = place, settings
         self.rank, self.size = place.rank, place.world
         self.deadlines, self.faults = mesh_deadlines(settings), faults_from(settings.faults)
+        self.guards_off = guards_off(settings)
         self.run_dir = run_folder(place, settings)
         self.watch = Watch(
             place, self.deadlines, self.run_dir, self.faults, Recorder(recorder_path(self.run_dir, self.rank))
@@ -71,7 +74,8 @@ class MeshRank:
                 if place.supervised is None:
                     self.watch.exchange_beacons(listener.accept_all(within_s=self.deadlines.gate_s, channel=BEACON))
                 listener.close()
-                self._keeper = GateKeeper(self.workers)
+                only = ALWAYS_COMPARED if Guard.GATES in self.guards_off else None
+                self._keeper = GateKeeper(self.workers, only=only)
                 for rank, connection in self.workers.items():
                     self.watch.hang_up(connection.fileno(), rank)
             else:
@@ -109,12 +113,14 @@ class MeshRank:
             self.group,
             device=job.device,
             dtype=job.dtype,
-            strict=self.settings.bring_up,
+            strict=self.settings.bring_up and Guard.FINITE not in self.guards_off,
             on_progress=self.watch.tick,
+            guards_off=self.guards_off,
         )
         read: dict[str, int] = {}
-        stream = load_stream(job, door, bytes_read=read, watch_slots=True)
-        checks = Columns(stream, check_every=1 if self.settings.bring_up else self.settings.check_every)
+        stream = load_stream(job, door, bytes_read=read, watch_slots=Guard.KV not in self.guards_off)
+        every = 1 if self.settings.bring_up else self.settings.check_every
+        checks = Columns(stream, check_every=every, guards_off=self.guards_off)
         self._spent("load")
         self.watch.enter(Phase.GATE_2A)
         weights = checks.loaded
@@ -127,7 +133,7 @@ class MeshRank:
             )
             self.fingerprint = whole(replicated, sharded)
             self.weights_note = hold_to_reference(job.weights, dtype_name(job.dtype), self.fingerprint)
-        return PhaseB(stream, door, checks)
+        return PhaseB(stream, door, checks, strict=Guard.FINITE not in self.guards_off)
 
     def enter(self, phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None:
         """Told to the watch. While warming up every phase is warm-up, whose time is another: what is compiled or

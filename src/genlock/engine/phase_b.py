@@ -19,7 +19,7 @@ from genlock.engine.planted import plant
 from genlock.engine.solo import check_finite
 from genlock.fabric.collectives import Mesh
 from genlock.generator.stream import ChunkInputs, OnCall, Stream, announced_passes
-from genlock.settings import FaultKind
+from genlock.settings import FaultKind, Guard
 from genlock.wire.digest import tensor_digest
 from genlock.wire.envelope import Envelope
 from genlock.wire.header import Header
@@ -27,10 +27,10 @@ from genlock.wire.verdict import Verdict
 
 
 class PhaseB:
-    """Runs accepted chunks of one stream."""
+    """Runs accepted chunks of one stream. strict: looks for NaN and infinity, which waits for the device."""
 
-    def __init__(self, stream: Stream, door: Mesh, columns: Columns) -> None:
-        self.stream, self.door, self.columns = stream, door, columns
+    def __init__(self, stream: Stream, door: Mesh, columns: Columns, *, strict: bool = True) -> None:
+        self.stream, self.door, self.columns, self._strict = stream, door, columns, strict
         self._last: tuple[Header, Tensor, Verdict] | None = None
 
     @torch.inference_mode()
@@ -52,9 +52,10 @@ class PhaseB:
         inputs: ChunkInputs = envelope
         if faults:
             inputs, on_call = plant(faults, self.stream, envelope, on_call)
-        latents = self.stream.run(inputs, on_call, slots_due=self.columns.due(header))
+        latents = self.stream.run(inputs, on_call, slots_due=self.columns.due(header, Guard.KV))
         self.door.end_chunk()
-        check_finite(latents, header.chunk_index)
+        if self._strict:
+            check_finite(latents, header.chunk_index)
         found = self.columns.finish(header, payload)
         verdict = Verdict(
             call_id=header.call_id,
@@ -62,7 +63,7 @@ class PhaseB:
             ledger=self.door.ledger,
             end_abs=self.stream.held.end_abs,
             end=self.stream.held.end,
-            outputs=tensor_digest(latents) if self.columns.due(header) else None,
+            outputs=tensor_digest(latents) if self.columns.due(header, Guard.OUTPUTS) else None,
             **found,
         )
         self._last = header, payload, verdict

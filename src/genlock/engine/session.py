@@ -31,7 +31,7 @@ from genlock.generator.model_folder import ModelFolder, read_model_folder
 from genlock.generator.presets import PRESETS, Preset, preset
 from genlock.generator.schedule import Schedule
 from genlock.generator.window import Policy, Regime
-from genlock.settings import Settings
+from genlock.settings import Guard, Settings, warn_of_guards_off
 from genlock.wire.lifecycle import State
 
 if TYPE_CHECKING:
@@ -306,8 +306,8 @@ def begin_generation(settings: Settings, job: Job) -> tuple[Generation, State]:
     if settings.topology == "solo":
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        stream = load_stream(job)
-        return Alone(stream, strict=settings.strict), begin_job(job)
+        off = warn_of_guards_off(settings)
+        return Alone(load_stream(job), strict=Guard.FINITE not in off), begin_job(job, off)
     from genlock.engine.tp import InLockstep, rank_0  # noqa: PLC0415 - needs torch.distributed, nobody else does
 
     generation = InLockstep(rank_0(settings, [job]), job)

@@ -16,7 +16,7 @@ from genlock.engine.warm_up import begin_job, count, warm_envelope
 from genlock.errors import GenlockError, UsageError
 from genlock.fabric.channel import Leader
 from genlock.generator.stream import OnCall, Stream
-from genlock.settings import Phase, Settings, launch
+from genlock.settings import Guard, Phase, Settings, launch, warn_of_guards_off
 from genlock.wire.envelope import Envelope
 from genlock.wire.kinds import Action
 from genlock.wire.lifecycle import State, live
@@ -35,6 +35,7 @@ def rank_0(settings: Settings, jobs: Sequence[Job]) -> MeshRank:
             where="topology tp",
             remedy="run `genlock generate --topology tp`, or `torchrun -m genlock` with the same words",
         )
+    warn_of_guards_off(settings)
     return MeshRank(place, settings, jobs)
 
 
@@ -47,8 +48,14 @@ class InLockstep:
         self._ids = (-1, -1)
         try:
             self._phase_b = rank.load(job)
-            self._leader = Leader(rank.workers, self._phase_b.door, rank.deadlines, on_phase=rank.enter)
-            self.lifecycle = self._warm_up(begin_job(job))
+            self._leader = Leader(
+                rank.workers,
+                self._phase_b.door,
+                rank.deadlines,
+                on_phase=rank.enter,
+                unheld=("observed_calls",) if Guard.CALL_COUNT in rank.guards_off else (),
+            )
+            self.lifecycle = self._warm_up(begin_job(job, rank.guards_off))
             rank.ready(job)
             self.end_round()
         except BaseException as error:  # noqa: BLE001 - a rank that cannot start says why, and ends the others

@@ -11,6 +11,7 @@ import torch
 from genlock.engine.job import Job
 from genlock.generator.config import SPATIAL_STRIDE
 from genlock.generator.window import Policy
+from genlock.settings import Guard
 from genlock.wire.digest import embeds_id
 from genlock.wire.envelope import Envelope
 from genlock.wire.lifecycle import State, begin, plan_infer
@@ -31,9 +32,15 @@ def warm_chunks(job: Job) -> list[tuple[int, bool, bool]]:
     return [*first, (chunk, True, False), *[(chunk, False, False)] * until_evicted]
 
 
-def begin_job(job: Job) -> State:
+def begin_job(job: Job, guards_off: frozenset[Guard] = frozenset()) -> State:
     """The lifecycle of a job's stream on every rank."""
-    return begin(job.policy, max_rope_positions=job.config.max_rope_positions, plan=job.plan, warm=job.warm)
+    return begin(
+        job.policy,
+        max_rope_positions=job.config.max_rope_positions,
+        plan=job.plan,
+        warm=job.warm,
+        epoch_held=Guard.EPOCH not in guards_off,
+    )
 
 
 def warm_envelope(job: Job, state: State, number: int) -> Envelope:

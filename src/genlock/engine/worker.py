@@ -49,7 +49,7 @@ def serve(rank: MeshRank, job: Job) -> None:
     follower = Follower(
         rank.leader,
         phase_b.door,
-        begin_job(job),
+        begin_job(job, rank.guards_off),
         rank.deadlines,
         check=check,
         look=phase_b.look,

@@ -113,8 +113,10 @@ class Leader:
         deadlines: Deadlines,
         *,
         on_phase: OnPhase = untold,
+        unheld: Collection[str] = (),
     ) -> None:
-        self._workers, self._payloads, self._on_phase = workers, payloads, on_phase
+        """unheld: columns of the verdict that are not compared."""
+        self._workers, self._payloads, self._on_phase, self._unheld = workers, payloads, on_phase, unheld
         self._answer_s = deadlines.verdict_s
         self._last: Stamp = _NOTHING  # of the frame that was sent last
         self._last_words: dict[int, Fault] = {}
@@ -151,7 +153,7 @@ class Leader:
         self._enter(Phase.VERDICT, self._last)
         with self._told_to_all():
             try:
-                compare(own, self._verdicts())
+                compare(own, self._verdicts(), unheld=self._unheld)
             except MeshDisagrees as tie:
                 if tie.rank is not None or look is None:
                     raise

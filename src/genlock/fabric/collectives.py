@@ -33,6 +33,7 @@ from genlock.errors import (
 from genlock.fabric.groups import Group
 from genlock.fabric.ledger import Ledger
 from genlock.generator.parallel import Sum
+from genlock.settings import Guard
 
 PAYLOAD = "payload"
 
@@ -50,6 +51,7 @@ class Mesh:
 
     group: the mesh. device: where the generator runs. dtype: its precision. strict: every summand is checked for NaN
     and infinity, which waits for the device (bring-up). on_progress: told the site of each collective that is done.
+    guards_off: of `plan`, `call_count` and `ledger`, what is not held to here; nothing in a normal run.
     The thread that makes it owns it. `ledger` and `collectives` count from `begin_chunk`.
     """
 
@@ -61,9 +63,13 @@ class Mesh:
         dtype: torch.dtype = torch.float32,
         strict: bool = False,
         on_progress: Callable[[str], None] = unheard,
+        guards_off: frozenset[Guard] = frozenset(),
     ) -> None:
         self.group, self.device, self.dtype, self.strict = group, device, dtype, strict
         self.on_progress = on_progress
+        self._planned, self._counted, self._accounted = (
+            guard not in guards_off for guard in (Guard.PLAN, Guard.CALL_COUNT, Guard.LEDGER)
+        )
         self.site = ""  # of the last collective entered
         self._handle = group.handle
         self._owner = threading.get_ident()
@@ -106,26 +112,29 @@ class Mesh:
         """Raises CallCount, before the first collective of `call`, unless it is the plan's next, and CollectiveRefused
         if the pass before it is not complete. sums: all that it will make, in order; None where a compiled graph makes
         them out of the door's sight."""
-        self._check_caller("begin_call")
-        if not self._in_chunk:
-            raise self._refused("begin_call", f"{call} begins and no plan is in force")
-        self._check_complete()
+        if self._planned:
+            self._check_caller("begin_call")
+            if not self._in_chunk:
+                raise self._refused("begin_call", f"{call} begins and no plan is in force")
+            self._check_complete()
         due = self._plan[self._begun] if self._begun < len(self._plan) else "none"
-        if call != due:
+        if call != due and self._counted:
             raise CallCount(f"pass {self._begun} is {call}, the plan has {due}", rank=self.rank)
         self._begun += 1
         self._open, self._due, self._made = call, sums, 0
-        self._ledger.open(call)
+        if self._accounted:
+            self._ledger.open(call)
 
     def end_chunk(self) -> None:
         """Raises CallCount if a pass of the plan was not made, CollectiveRefused if the last one is not complete. No
         plan is in force any more then."""
-        self._check_caller("end_chunk")
-        if not self._in_chunk:
-            raise self._refused("end_chunk", "no chunk was begun")
-        self._check_complete()
+        if self._planned:
+            self._check_caller("end_chunk")
+            if not self._in_chunk:
+                raise self._refused("end_chunk", "no chunk was begun")
+            self._check_complete()
         self._open, self._in_chunk = "", False
-        if self._begun != len(self._plan):
+        if self._counted and self._begun < len(self._plan):
             due = self._plan[self._begun]
             raise CallCount(f"{self._begun} of {len(self._plan)} passes were made, {due} is missing", rank=self.rank)
 
@@ -161,15 +170,12 @@ class Mesh:
         has accepted. NCCL: one copy to the device there, one back here; the digest is the caller's to check.
         """
         self._check_idle(PAYLOAD)
-        if (payload is None) != (self.rank != 0):
+        if self._planned and (payload is None) != (self.rank != 0):
             raise self._refused(PAYLOAD, "rank 0 gives it, and no other rank")
         if payload is None:
             payload = torch.empty(numel, dtype=torch.uint8)
-        if payload.dtype is not torch.uint8 or payload.shape != (numel,) or payload.device.type != "cpu":
-            what = f"{payload.dtype} {list(payload.shape)} on {payload.device}, announced was uint8 [{numel}] on cpu"
-            raise self._refused(PAYLOAD, what)
-        if not payload.is_contiguous():
-            raise self._refused(PAYLOAD, "not contiguous")
+        if self._planned:
+            self._check_payload(payload, numel)
         carried = payload.to(self.device) if self.group.backend == "nccl" else payload
         self.site = PAYLOAD
         try:
@@ -184,15 +190,16 @@ class Mesh:
         return summed
 
     def _sum(self, operation: str, tensor: Tensor, site: str, dtype: torch.dtype) -> Tensor:
-        self._check_caller(site)
-        if not self._open:
-            raise self._refused(site, "no plan is in force")
-        if tensor.dtype is not dtype:
-            raise self._refused(site, f"{tensor.dtype}, {operation} takes {dtype}")
-        if not tensor.is_contiguous():
-            raise self._refused(site, f"not contiguous: {list(tensor.shape)} with strides {list(tensor.stride())}")
-        if self._due is not None:
-            self._check_due(Sum(operation, site, tensor.numel()), self._due)
+        if self._planned:
+            self._check_caller(site)
+            if not self._open:
+                raise self._refused(site, "no plan is in force")
+            if tensor.dtype is not dtype:
+                raise self._refused(site, f"{tensor.dtype}, {operation} takes {dtype}")
+            if not tensor.is_contiguous():
+                raise self._refused(site, f"not contiguous: {list(tensor.shape)} with strides {list(tensor.stride())}")
+            if self._due is not None:
+                self._check_due(Sum(operation, site, tensor.numel()), self._due)
         if self.strict and not bool(torch.isfinite(tensor).all()):
             raise self._refused(site, "this rank's own part is not finite", remedy=NOT_FINITE)
         self.site = site
@@ -200,7 +207,8 @@ class Mesh:
             dist.all_reduce(tensor, group=self._handle)
         except RuntimeError as error:
             raise self._failed(site, error) from error
-        self._ledger.note(operation, site, tensor.numel(), dtype)
+        if self._accounted:
+            self._ledger.note(operation, site, tensor.numel(), dtype)
         self.on_progress(site)
         return tensor
 
@@ -224,7 +232,16 @@ class Mesh:
         if self._due is not None and self._made < len(self._due):
             raise self._refused(self._due[self._made].site, f"{self._made} of {len(self._due)} sums were made")
 
+    def _check_payload(self, payload: Tensor, numel: int) -> None:
+        if payload.dtype is not torch.uint8 or payload.shape != (numel,) or payload.device.type != "cpu":
+            what = f"{payload.dtype} {list(payload.shape)} on {payload.device}, announced was uint8 [{numel}] on cpu"
+            raise self._refused(PAYLOAD, what)
+        if not payload.is_contiguous():
+            raise self._refused(PAYLOAD, "not contiguous")
+
     def _check_idle(self, site: str) -> None:
+        if not self._planned:
+            return
         self._check_caller(site)
         if self._in_chunk or self._open:
             raise self._refused(site, "the chunk or the opening before it is not ended")

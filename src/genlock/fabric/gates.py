@@ -8,7 +8,7 @@ that is known. What belongs in a manifest is not this file's business.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +75,15 @@ def table(found: Sequence[Difference]) -> str:
 class GateKeeper:
     """Rank 0's side. phases: what is known of where a rank is, for the message about one that does not come."""
 
-    def __init__(self, workers: Mapping[int, Connection], *, phases: Callable[[int], str] | None = None) -> None:
-        self._workers, self._phases = workers, phases
+    def __init__(
+        self,
+        workers: Mapping[int, Connection],
+        *,
+        phases: Callable[[int], str] | None = None,
+        only: Collection[str] | None = None,
+    ) -> None:
+        """only: the keys that are compared, beside the gate's name; None for all."""
+        self._workers, self._phases, self._only = workers, phases, only
 
     def hold(
         self, name: str, own: Manifest, *, within_s: float, report: Manifest | None = None
@@ -90,6 +97,8 @@ class GateKeeper:
         try:
             came = self._collect(name, {NAME: name, **own}, within_s)
             found = differences({rank: manifest for rank, (manifest, _) in came.items()})
+            if self._only is not None:
+                found = [each for each in found if each.key in (NAME, *self._only)]
             if found:
                 raise refusal(name, found, keys=len(own))
             came[0] = (came[0][0], report or {})

@@ -23,7 +23,8 @@ from genlock.wire.kinds import Action, ContextSource, Plan, Recache, Regime
 class State:
     """What a rank knows of the stream after the last accepted frame.
 
-    policy, plan, max_rope_positions, context_source: agreed at start. warm: between start and `live`.
+    policy, plan, max_rope_positions, context_source, epoch_held: agreed at start; the last one is False where another
+    cache epoch is let through on purpose. warm: between start and `live`.
     ended: after SHUTDOWN or ERROR. call_id, chunk_index, cache_epoch: of the last frame (0, -1, 0 before any).
     start_abs: latent frames since the last cut (noise seeds follow it). rope_start: position of the next chunk's first
     frame unless it is cut or re-based. held: what the cache holds. embeds_id: of the last chunk, none before any.
@@ -35,6 +36,7 @@ class State:
     max_rope_positions: int
     context_source: ContextSource
     warm: bool
+    epoch_held: bool = True
     ended: bool = False
     call_id: int = 0
     chunk_index: int = -1
@@ -105,6 +107,7 @@ def begin(
     plan: Plan = Plan.V1_GENERATOR_ONLY,
     context_source: ContextSource = ContextSource.ENVELOPE,
     warm: bool = False,
+    epoch_held: bool = True,
 ) -> State:
     """The state before any frame. `warm`: chunks count as -1 until `live`. Raises UsageError for what cannot work."""
     if context_source is ContextSource.MESH and policy.policy is not Policy.RECOMPUTE:
@@ -112,7 +115,12 @@ def begin(
     if policy.rope is Rope.ABSOLUTE and policy.chunk_frames + policy.context_frames > max_rope_positions:
         raise UsageError(f"a chunk and its context do not fit {max_rope_positions} rotary positions")
     return State(
-        policy=policy, plan=plan, max_rope_positions=max_rope_positions, context_source=context_source, warm=warm
+        policy=policy,
+        plan=plan,
+        max_rope_positions=max_rope_positions,
+        context_source=context_source,
+        warm=warm,
+        epoch_held=epoch_held,
     )
 
 
@@ -213,19 +221,20 @@ def accept(state: State, stamp: Stamp, envelope: Envelope | None) -> State:
     if state.ended or stamp.action is Action.RESULT:
         raise _differs(stamp, "action", stamp.action.name, "nothing more" if state.ended else "a frame for a worker")
     due = next_stamp(state, stamp.action, reset_kv=envelope is not None and envelope.reset_kv)
-    _compare_stamp(stamp, due, reset_due=envelope is not None and must_reset(state) and not envelope.reset_kv)
+    reset_due = envelope is not None and must_reset(state) and not envelope.reset_kv
+    _compare_stamp(stamp, due, reset_due=reset_due, epoch_held=state.epoch_held)
     if envelope is None:
         return replace(state, call_id=stamp.call_id)
     return _accept_chunk(state, stamp, envelope)
 
 
-def deliverable(result: Stamp, *, expected: Stamp, cache_epoch: int) -> bool:
+def deliverable(result: Stamp, *, expected: Stamp, cache_epoch: int, epoch_held: bool = True) -> bool:
     """Whether a result is the one waited for (True), or of an older epoch or call and to be dropped (False).
 
-    expected: the stamp of the oldest envelope not yet answered. cache_epoch: the sender's now. Raises OutOfStep for a
-    result that is ahead of what was asked, or that answers another chunk.
+    expected: the stamp of the oldest envelope not yet answered. cache_epoch: the sender's now. epoch_held: as in
+    `State`. Raises OutOfStep for a result that is ahead of what was asked, or that answers another chunk.
     """
-    for name, now in (("cache_epoch", cache_epoch), ("call_id", expected.call_id)):
+    for name, now in (*[("cache_epoch", cache_epoch)] * epoch_held, ("call_id", expected.call_id)):
         got = getattr(result, name)
         if got < now:
             return False
@@ -267,7 +276,7 @@ def _held_after(state: State, held: Held, *, start: int, frames: int) -> Held:
         raise CacheRefused(refusal.what, remedy=refusal.remedy, field="num_frames") from refusal
 
 
-def _compare_stamp(stamp: Stamp, due: Stamp, *, reset_due: bool) -> None:
+def _compare_stamp(stamp: Stamp, due: Stamp, *, reset_due: bool, epoch_held: bool) -> None:
     if stamp.plan is not due.plan:
         raise _differs(stamp, "plan", stamp.plan, due.plan)
     if stamp.call_id != due.call_id:
@@ -277,7 +286,7 @@ def _compare_stamp(stamp: Stamp, due: Stamp, *, reset_due: bool) -> None:
         raise _differs(stamp, "chunk_index", stamp.chunk_index, due.chunk_index)
     if reset_due:
         raise _differs(stamp, "reset_kv", value=False, due=True, hint="the first chunk starts from nothing")
-    if stamp.cache_epoch != due.cache_epoch:
+    if epoch_held and stamp.cache_epoch != due.cache_epoch:
         hint = "a reset without its epoch" if stamp.cache_epoch < due.cache_epoch else "an epoch without its reset"
         raise _differs(stamp, "cache_epoch", stamp.cache_epoch, due.cache_epoch, hint)
 

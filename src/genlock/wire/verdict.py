@@ -8,7 +8,7 @@ fault (`wire.answer`) in its place. Knows no connection, no deadline, and not ho
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -99,8 +99,9 @@ def unpack(record: bytes) -> Verdict:
     )
 
 
-def compare(own: Verdict, others: Mapping[int, Verdict]) -> None:
-    """Raises MeshDisagrees unless all ranks did and hold the same; `own` is rank 0's.
+def compare(own: Verdict, others: Mapping[int, Verdict], *, unheld: Collection[str] = ()) -> None:
+    """Raises MeshDisagrees unless all ranks did and hold the same; `own` is rank 0's. unheld: of what follows from the
+    plan, the columns left out on purpose.
 
     `field` is the column, `rank` the odd rank, the lowest of several, or None where nobody can be named. The columns
     are looked at in the order in which they name best:
@@ -111,7 +112,7 @@ def compare(own: Verdict, others: Mapping[int, Verdict]) -> None:
     """
     verdicts = {0: own, **others}
     compare_references(own, others)
-    for column in PLANNED:
+    for column in (column for column in PLANNED if column not in unheld):
         _expect_equal(own, column, {rank: getattr(verdict, column) for rank, verdict in verdicts.items()})
     for column in (*REFERENCE, "outputs"):  # a rank that looks at another chunk than the others has lost count
         looked = {rank: getattr(verdict, column) is not None for rank, verdict in verdicts.items()}

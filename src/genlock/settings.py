@@ -162,7 +162,8 @@ class Settings:
     )
     run_dir: str = _option(
         default="auto",
-        doc="folder of a mesh run: recorders and causes of failure; `auto` is a new one, kept only if the run fails",
+        doc="new or empty folder for what a run notes of itself; `auto` is none for one rank alone, and for a mesh one "
+        "that goes unless the run fails",
         parity=Parity.EACH_RANK,
         unit="path",
     )

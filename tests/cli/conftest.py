@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from genlock.cli.main import Surroundings, main
+from genlock.observe.trace import Trace
 from genlock.stage0.grid import Boundary, ChunkGrid, Placement
 from genlock.stage0.timeline import Request, Timeline
 
@@ -40,6 +41,7 @@ class FakeSession:
     height: int = 48
     words: Sequence[str] = KNOWN
     notes: tuple[str, ...] = ()
+    trace: Trace = field(default_factory=Trace)
     asked: list[Request] = field(default_factory=list)
     closed: bool = False
 

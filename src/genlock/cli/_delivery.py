@@ -18,6 +18,7 @@ from genlock.cli._asks import time_of, words_of
 from genlock.cli._pace import Mark, Pace
 from genlock.cli.main import Surroundings
 from genlock.errors import TimelineRefused
+from genlock.observe.trace import MP4
 from genlock.settings import Settings
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
         with VideoWriter(order.out, session.width, session.height, fps) as video, progress(order.seconds) as advance:
             for chunk in session.stream(seconds=order.seconds):
                 made_s = surroundings.clock()
-                video.write(chunk.frames)
+                with session.trace.span(MP4):
+                    video.write(chunk.frames)
                 done_s = surroundings.clock()
                 timings = {**chunk.timings, "mp4": done_s - made_s}
                 pace.marks.append(Mark(frames=len(chunk.frames), done_s=done_s, timings=timings))

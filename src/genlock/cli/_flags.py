@@ -84,6 +84,14 @@ _MESH = (
 )
 
 
+run_dir_flag = click.option(
+    "--run-dir",
+    metavar="FOLDER",
+    help="A new or empty folder that keeps what the run notes of itself, for `genlock report` and `genlock trace`. "
+    "Default: GENLOCK_RUN_DIR, else none (of a mesh: one that goes unless the run fails). Example: --run-dir out/run.",
+)
+
+
 def mesh_flags(command: Command) -> Command:
     """--topology and --mesh."""
     return _with(_MESH, command)

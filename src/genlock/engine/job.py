@@ -23,6 +23,7 @@ from genlock.settings import Parity, Settings, options
 from genlock.wire.digest import bytes_digest
 from genlock.wire.header import WIRE_VERSION
 from genlock.wire.kinds import Plan
+from genlock.wire.rules import dtype_name
 
 ManifestValue = str | int | float | bool
 
@@ -55,6 +56,19 @@ class Job:
     @property
     def latent_size(self) -> tuple[int, int]:
         return latent_size(self.height, self.width)
+
+    def about(self) -> dict[str, ManifestValue]:
+        """What a reader of a run wants to know of it."""
+        return {
+            "model": self.name,
+            "plan": str(self.plan),
+            "regime": str(self.regime or self.policy.policy),
+            "height": self.height,
+            "width": self.width,
+            "steps": self.steps,
+            "dtype": dtype_name(self.dtype),
+            "device": self.device.type,
+        }
 
     def manifest(self) -> dict[str, ManifestValue]:
         """What must be equal on all ranks, by key. The weights by their sizes and headers, not by their path."""

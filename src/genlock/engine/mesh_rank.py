@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -22,8 +22,8 @@ from genlock.engine.columns import Columns
 from genlock.engine.job import Job, ManifestValue, check_mesh, manifest
 from genlock.engine.phase_b import PhaseB
 from genlock.engine.reference import hold_to_reference, keep_reference, whole
-from genlock.engine.solo import load_stream
-from genlock.errors import GateRefused, GenlockError, UsageError
+from genlock.engine.solo import begin_trace, device_memory, load_stream
+from genlock.errors import GateRefused, GenlockError, InputOutputError, UsageError
 from genlock.fabric import groups
 from genlock.fabric.address import address_of
 from genlock.fabric.channel import last_word
@@ -32,6 +32,8 @@ from genlock.fabric.connection import BEACON, Connection, connect, listen
 from genlock.fabric.gates import GateGuest, GateKeeper
 from genlock.fabric.liveness import Watch
 from genlock.generator.stream import Stream
+from genlock.observe.process import age_s, memory_bytes
+from genlock.observe.rank_file import Moment, RankFile
 from genlock.observe.recorder import Recorder, recorder_path
 from genlock.settings import Guard, Launch, Phase, Settings, faults_from, guards_off, mesh_deadlines
 from genlock.wire.rules import dtype_name
@@ -55,13 +57,20 @@ class MeshRank:
         self.deadlines, self.faults = mesh_deadlines(settings), faults_from(settings.faults)
         self.guards_off = guards_off(settings)
         self.run_dir = run_folder(place, settings)
-        self.watch = Watch(
-            place, self.deadlines, self.run_dir, self.faults, Recorder(recorder_path(self.run_dir, self.rank))
+        self.device = jobs[0].device
+        self.trace = begin_trace(Recorder(recorder_path(self.run_dir, self.rank)))
+        self.rank_file = RankFile(
+            self.run_dir,
+            self.trace,
+            rank=self.rank,
+            about={"topology": settings.topology, "world": self.size, **jobs[0].about()},
+            device_memory=lambda: device_memory(self.device),
         )
+        self.watch = Watch(place, self.deadlines, self.run_dir, self.faults, self.trace.recorder, self.trace)
         self._warming, self._starting = False, True
         self.workers: dict[int, Connection] = {}
         self.leader: Connection | None = None
-        self.seconds: dict[str, float] = {"launch_s": round(process_age_s(), 3)}
+        self.seconds: dict[str, float] = {"launch_s": round(age_s(), 3)}
         self._clock = time.monotonic()
         try:
             check_mesh(jobs, self.size)
@@ -118,7 +127,8 @@ class MeshRank:
             guards_off=self.guards_off,
         )
         read: dict[str, int] = {}
-        stream = load_stream(job, door, bytes_read=read, watch_slots=Guard.KV not in self.guards_off)
+        watched = Guard.KV not in self.guards_off
+        stream = load_stream(job, door, bytes_read=read, watch_slots=watched, span_of=self.trace.span)
         every = 1 if self.settings.bring_up else self.settings.check_every
         checks = Columns(stream, check_every=every, guards_off=self.guards_off)
         self._spent("load")
@@ -153,7 +163,8 @@ class MeshRank:
         if self.rank:
             check_generator_only()
         self._spent("warm-up")
-        memory = torch.cuda.max_memory_reserved() if job.device.type == "cuda" else resident_bytes()
+        memory = torch.cuda.max_memory_reserved() if job.device.type == "cuda" else memory_bytes().get("rss", 0)
+        self.rank_file.write(Moment.READY)
         self.reports = self.gate("gate 2b", {"compiled": False}, {"memory_bytes": memory, **self.seconds})
         groups.shorten(self.group, self.deadlines.group_s)
         self._starting = False
@@ -166,12 +177,16 @@ class MeshRank:
         groups.leave(self.group, within_s=self.deadlines.exit_s / 2)
         for connection in (*self.workers.values(), *([self.leader] if self.leader else [])):
             connection.close()
+        self.rank_file.write(Moment.EXIT)
+        self.trace.close()
         self.watch.close()
 
     def fail(self, error: BaseException) -> NoReturn:
         """Ends this process with its record. While starting, rank 0 is told first: it waits at a gate."""
         if self._starting and self.leader is not None and isinstance(error, GenlockError):
             last_word(self.leader, error)
+        with suppress(InputOutputError):  # a full disk: what was the matter comes first
+            self.rank_file.write(Moment.EXIT)
         self.watch.fail(error)
 
     def _spent(self, step: str) -> None:
@@ -213,15 +228,3 @@ def check_generator_only() -> None:
     loaded = sorted(name for name in sys.modules if name.startswith(GENERATOR_ONLY))
     if loaded:
         raise GateRefused(f"a generator-only worker has loaded {', '.join(loaded[:4])}", remedy="report this")
-
-
-def process_age_s() -> float:
-    """Seconds since this process was started, Python's and torch's own start included."""
-    started_ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in use, as the system counts it."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

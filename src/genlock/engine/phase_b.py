@@ -19,6 +19,7 @@ from genlock.engine.planted import plant
 from genlock.engine.solo import check_finite
 from genlock.fabric.collectives import Mesh
 from genlock.generator.stream import ChunkInputs, OnCall, Stream, announced_passes
+from genlock.observe.trace import CHECKS
 from genlock.settings import FaultKind, Guard
 from genlock.wire.digest import tensor_digest
 from genlock.wire.envelope import Envelope
@@ -56,14 +57,16 @@ class PhaseB:
         self.door.end_chunk()
         if self._strict:
             check_finite(latents, header.chunk_index)
-        found = self.columns.finish(header, payload)
+        with self.stream.span_of(CHECKS):
+            found = self.columns.finish(header, payload)
+            outputs = tensor_digest(latents) if self.columns.due(header, Guard.OUTPUTS) else None
         verdict = Verdict(
             call_id=header.call_id,
             observed_calls=self.stream.observed_calls,
             ledger=self.door.ledger,
             end_abs=self.stream.held.end_abs,
             end=self.stream.held.end,
-            outputs=tensor_digest(latents) if self.columns.due(header, Guard.OUTPUTS) else None,
+            outputs=outputs,
             **found,
         )
         self._last = header, payload, verdict

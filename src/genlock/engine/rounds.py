@@ -9,7 +9,7 @@ with it, is handed in. What is not here: words, files, sizes of models, and any 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from genlock.generator.stream import OnCall, Stream
+from genlock.observe.rank_file import RankFile
+from genlock.observe.trace import ABSORB, GENERATE, PACK, PLAN, VAE_DECODE
 from genlock.wire.envelope import Envelope, check_model
 from genlock.wire.lifecycle import State, accept
 from genlock.wire.prepare import Prepared, prepare
@@ -38,12 +40,26 @@ class Generation(Protocol):
     def stream(self) -> Stream: ...
 
     @property
+    def rank_file(self) -> RankFile:
+        """Of this process, with the trace that it is made from."""
+        ...
+
+    @property
+    def ranks(self) -> Mapping[int, Mapping[str, Any]]:
+        """What is known here of every rank: start, memory, calls (`observe/rank_file.py`)."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What is worth saying about who generates, a line each."""
         ...
 
     def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
         """Latents [F, C, h, w] of `envelope`, which is what `prepared` unpacks to."""
+        ...
+
+    def ready(self) -> None:
+        """Words and pixels are loaded too: a chunk can be asked for."""
         ...
 
     def begin_round(self) -> None:
@@ -97,6 +113,7 @@ class Engine:
     ) -> None:
         self.planner, self.generation, self.vae, self._clock = planner, generation, vae, clock
         self.sender = self.receiver = lifecycle
+        self.trace = generation.rank_file.trace
         self._decoder: Any = None
 
     @property
@@ -113,23 +130,29 @@ class Engine:
         before the cache is touched; the same chunk can then be asked for again.
         """
         began = self._clock()
+        span = self.trace.span
         self.generation.begin_round()
-        planned = self.planner.plan(self.sender, frames=frames)
+        self.trace.at(call_id=self.sender.call_id + 1, chunk=self.sender.chunk_index + 1)
+        with span(PLAN):
+            planned = self.planner.plan(self.sender, frames=frames)
         try:
-            prepared, sender = prepare(planned.envelope if alter is None else alter(planned.envelope), self.sender)
-            envelope = prepared.unpack()
-            check_model(envelope, self.stream.generator.config)
-            receiver = accept(self.receiver, prepared.header, envelope)
+            with span(PACK):
+                prepared, sender = prepare(planned.envelope if alter is None else alter(planned.envelope), self.sender)
+                envelope = prepared.unpack()
+                check_model(envelope, self.stream.generator.config)
+                receiver = accept(self.receiver, prepared.header, envelope)
         except BaseException:
             self.planner.drop()
             raise
         self.sender, self.receiver = sender, receiver
         self.planner.confirm(planned)
         packed = self._clock()
-        latents = self.generation.make(prepared, envelope, on_call)
+        with span(GENERATE):
+            latents = self.generation.make(prepared, envelope, on_call)
         generated = self._clock()
         pixels = self._decode(latents, fresh=envelope.reset_kv)
-        self.planner.absorb(latents, pixels, cache_epoch=self.receiver.cache_epoch)
+        with span(ABSORB):
+            self.planner.absorb(latents, pixels, cache_epoch=self.receiver.cache_epoch)
         self.generation.end_round()
         seconds = {
             "plan": packed - began,
@@ -142,5 +165,8 @@ class Engine:
         """Clamped pixels [T, 3, H, W]; a cut begins a new stream of pixels."""
         if self.vae is None:
             return None
-        frames, self._decoder = self.vae.decode_chunk(None if fresh else self._decoder, latents.float().unsqueeze(0))
+        with self.trace.span(VAE_DECODE):
+            frames, self._decoder = self.vae.decode_chunk(
+                None if fresh else self._decoder, latents.float().unsqueeze(0)
+            )
         return frames.squeeze(0).clamp(-1.0, 1.0)

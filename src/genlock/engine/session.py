@@ -12,18 +12,18 @@ and knows nothing of files to write or terminals.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from genlock.engine.job import Job
 from genlock.engine.rounds import Engine, Generation
-from genlock.engine.solo import Alone, load_stream
+from genlock.engine.solo import Alone, begin_trace, device_memory, load_stream
 from genlock.engine.warm_up import begin_job
 from genlock.errors import DeviceUnavailable, UsageError
 from genlock.generator.config import latent_size
@@ -31,7 +31,11 @@ from genlock.generator.model_folder import ModelFolder, read_model_folder
 from genlock.generator.presets import PRESETS, Preset, preset
 from genlock.generator.schedule import Schedule
 from genlock.generator.window import Policy, Regime
-from genlock.settings import Guard, Settings, warn_of_guards_off
+from genlock.observe.rank_file import RankFile
+from genlock.observe.recorder import Recorder, recorder_path
+from genlock.observe.run_folder import new_folder
+from genlock.observe.trace import FETCH, LOAD_MEDIA, VAE_ENCODE, SpanOf, Trace
+from genlock.settings import Guard, Phase, Settings, warn_of_guards_off
 from genlock.wire.lifecycle import State
 
 if TYPE_CHECKING:
@@ -47,6 +51,7 @@ AUTO = "auto"
 DEFAULT_STRENGTH = 0.7
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+T = TypeVar("T")
 Prompts = str | Sequence[tuple[str, float]]
 
 
@@ -134,6 +139,11 @@ class Session:
         placed = self.engine.planner.submit_timeline(timeline)
         return tuple(accepted.placement for accepted in placed)
 
+    @property
+    def trace(self) -> Trace:
+        """What this process spends its time on; whoever writes the frames may add spans to it."""
+        return self.engine.trace
+
     def unknown_words(self, text: str) -> list[str]:
         """Words of a prompt that the model never saw."""
         return self._text.unknown_words(text)
@@ -159,7 +169,8 @@ class Session:
         made = self.engine.next_chunk(frames=frames)
         if made.pixels is None:
             raise UsageError("this session has no VAE, so it has no frames")
-        shown = to_uint8(made.pixels).permute(0, 2, 3, 1).contiguous().cpu()
+        with self.trace.span(FETCH):
+            shown = to_uint8(made.pixels).permute(0, 2, 3, 1).contiguous().cpu()
         start = self._delivered
         self._delivered += shown.shape[0]
         return Chunk(
@@ -212,9 +223,12 @@ def open(
     generation, lifecycle = begin_generation(settings, job)
     controls = {"seed": seed, "strength": DEFAULT_STRENGTH if strength is None else strength}
     try:
-        vae, text = load_media(folder, job.device, settings.text_cache)
+        trace = generation.rank_file.trace
+        with trace.span(LOAD_MEDIA):
+            vae, text = load_media(folder, job.device, settings.text_cache, trace.span)
+        generation.ready()
         engine = Engine(
-            planner=session_planner(folder.preset, job, steps, vae, text, lifecycle, controls),
+            planner=session_planner(folder.preset, job, steps, vae, text, lifecycle, controls, trace.span),
             generation=generation,
             vae=vae,
             lifecycle=lifecycle,
@@ -235,8 +249,9 @@ def session_planner(
     text: TextEncoder,
     lifecycle: State,
     controls: Mapping[str, Any],
+    span_of: SpanOf,
 ) -> Planner:
-    """Stage 0 of a session. steps: as asked. controls: seed and strength at the start."""
+    """Stage 0 of a session. steps: as asked. controls: seed and strength at the start. span_of: of each encoding."""
     from genlock.stage0.chunk import Sources, StreamSettings  # noqa: PLC0415 - rank 0's rooms
     from genlock.stage0.planner import Planner  # noqa: PLC0415
     from genlock.stage0.timeline import Controls  # noqa: PLC0415
@@ -254,10 +269,15 @@ def session_planner(
         controls=Controls(attention_bias=used.attention_bias, **controls),
         pad_sink=used.pad_sink,
     )
+
+    def measured(name: str, work: Callable[[], T]) -> T:
+        with span_of(name):
+            return work()
+
     sources = Sources(
         text=lambda prompt: text.encode(prompt).cpu(),
-        image=lambda frame: vae.encode_image(frame.to(job.device)),
-        video=lambda state, frames: vae.encode_chunk(state, frames.to(job.device)),
+        image=lambda frame: measured(VAE_ENCODE, lambda: vae.encode_image(frame.to(job.device))),
+        video=lambda state, frames: measured(VAE_ENCODE, lambda: vae.encode_chunk(state, frames.to(job.device))),
     )
     return Planner(settings, sources, lifecycle)
 
@@ -307,7 +327,14 @@ def begin_generation(settings: Settings, job: Job) -> tuple[Generation, State]:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         off = warn_of_guards_off(settings)
-        return Alone(load_stream(job), strict=Guard.FINITE not in off), begin_job(job, off)
+        run_dir = None if settings.run_dir == AUTO else new_folder(Path(settings.run_dir))
+        trace = begin_trace(None if run_dir is None else Recorder(recorder_path(run_dir, 0)))
+        trace.phase(Phase.LOAD)
+        about = {"topology": settings.topology, "world": 1, **job.about()}
+        rank_file = RankFile(run_dir, trace, rank=0, about=about, device_memory=lambda: device_memory(job.device))
+        stream = load_stream(job, span_of=trace.span)
+        trace.phase(Phase.IDLE)
+        return Alone(stream, strict=Guard.FINITE not in off, rank_file=rank_file), begin_job(job, off)
     from genlock.engine.tp import InLockstep, rank_0  # noqa: PLC0415 - needs torch.distributed, nobody else does
 
     generation = InLockstep(rank_0(settings, [job]), job)
@@ -354,8 +381,8 @@ def choose_steps(own: tuple[int, ...], count: int | None) -> tuple[int, ...]:
     return tuple(own[0] - round(own[0] * index / count) for index in range(count))
 
 
-def load_media(folder: ModelFolder, device: torch.device, remembered: int) -> tuple[Vae, TextEncoder]:
-    """VAE and text encoder: rank 0's alone."""
+def load_media(folder: ModelFolder, device: torch.device, remembered: int, span_of: SpanOf) -> tuple[Vae, TextEncoder]:
+    """VAE and text encoder: rank 0's alone. span_of: of each prompt that is encoded."""
     from genlock.media.umt5 import load_text  # noqa: PLC0415 - rank 0's rooms
     from genlock.media.vae_checkpoint import load_vae  # noqa: PLC0415
 
@@ -366,5 +393,6 @@ def load_media(folder: ModelFolder, device: torch.device, remembered: int) -> tu
         max_tokens=folder.preset.generator.text_len,
         device=str(device),
         remembered=remembered,
+        span_of=span_of,
     )
     return vae, text

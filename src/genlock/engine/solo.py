@@ -5,6 +5,8 @@ F latent frames, C, h, w latent channels, rows, columns.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,37 +16,74 @@ from genlock.generator.checkpoint import load_generator
 from genlock.generator.model import Generator
 from genlock.generator.parallel import SOLO, TensorParallel
 from genlock.generator.stream import OnCall, Stream
+from genlock.observe.process import age_s
+from genlock.observe.rank_file import Moment, RankFile
+from genlock.observe.recorder import Recorder
+from genlock.observe.trace import SpanOf, Trace, unmeasured
+from genlock.settings import Phase
 from genlock.wire.envelope import Envelope
 from genlock.wire.lifecycle import State
 from genlock.wire.prepare import Prepared
 
 
 class Alone:
-    """Generates with this process's stream. strict: looks for NaN and infinity, which waits for the device."""
+    """Generates with this process's stream. strict: looks for NaN and infinity, which waits for the device. rank_file:
+    of this process; None for one that is not written."""
 
-    def __init__(self, stream: Stream, *, strict: bool = True) -> None:
+    def __init__(self, stream: Stream, *, strict: bool = True, rank_file: RankFile | None = None) -> None:
         self.stream, self._strict = stream, strict
+        self.rank_file = rank_file or RankFile(None, Trace(), rank=0, about={})
         self.notes: tuple[str, ...] = ()
 
     def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
         """Latents [F, C, h, w]. Raises NotFinite, and as `Stream.run`."""
+        header, trace = prepared.header, self.rank_file.trace
+        trace.phase(Phase.CALL, call_id=header.call_id, chunk=header.chunk_index)
         latents = self.stream.run(envelope, on_call)
         if self._strict:
-            check_finite(latents, prepared.header.chunk_index)
+            check_finite(latents, header.chunk_index)
+        trace.phase(Phase.DELIVER)
         return latents
 
+    @property
+    def ranks(self) -> dict[int, dict[str, Any]]:
+        return {0: self.rank_file.values()}
+
+    def ready(self) -> None:
+        self.rank_file.write(Moment.READY)
+
     def begin_round(self) -> None:
-        """Nobody watches."""
+        self.rank_file.trace.phase(Phase.DELIVER)
 
     def end_round(self) -> None:
-        """Nobody watches."""
+        self.rank_file.trace.phase(Phase.IDLE)
 
     @property
     def drain_asked(self) -> bool:
         return False
 
-    def close(self, sender: State, error: BaseException | None = None) -> None:
-        """Nobody waits for anything."""
+    def close(self, sender: State, error: BaseException | None = None) -> None:  # noqa: ARG002 - nobody waits
+        """The end of this process's part."""
+        self.rank_file.trace.phase(Phase.EXIT)
+        self.rank_file.write(Moment.EXIT)
+
+
+def begin_trace(recorder: Recorder | None = None) -> Trace:
+    """This process's trace, its launch the first phase of it."""
+    trace = Trace(recorder)
+    trace.phase(Phase.LAUNCH, began_s=trace.clock() - age_s())
+    return trace
+
+
+def device_memory(device: torch.device) -> dict[str, int]:
+    """Bytes on a CUDA device, by kind; nothing for any other device."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "cuda_allocated": torch.cuda.memory_allocated(device),
+        "cuda_reserved": torch.cuda.memory_reserved(device),
+        "cuda_reserved_peak": torch.cuda.max_memory_reserved(device),
+    }
 
 
 def load_stream(
@@ -53,8 +92,9 @@ def load_stream(
     *,
     bytes_read: dict[str, int] | None = None,
     watch_slots: bool = False,
+    span_of: SpanOf = unmeasured,
 ) -> Stream:
-    """A job's generator, this rank's shard of it, and an empty cache. Arguments, errors: `load_generator`."""
+    """A job's generator, this rank's shard of it, and an empty cache. Arguments, errors: `load_generator`, `Stream`."""
     with torch.device("meta"):
         generator = Generator(job.config, parallel)
     state = load_generator(
@@ -63,7 +103,9 @@ def load_stream(
     generator.load_state_dict(state, strict=True, assign=True)
     rows, columns = job.latent_size
     frozen = generator.eval().requires_grad_(requires_grad=False)
-    return Stream(frozen, job.policy, latent_height=rows, latent_width=columns, watch_slots=watch_slots)
+    return Stream(
+        frozen, job.policy, latent_height=rows, latent_width=columns, watch_slots=watch_slots, span_of=span_of
+    )
 
 
 def check_finite(latents: Tensor, chunk: int) -> None:

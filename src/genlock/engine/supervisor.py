@@ -36,9 +36,10 @@ from types import FrameType
 from typing import Any
 
 from genlock.engine.first_cause import FirstCause, Seen, first_cause
-from genlock.errors import EXIT_CODES, InputOutputError, LaunchRefused, UsageError
+from genlock.errors import EXIT_CODES, InputOutputError, LaunchRefused
 from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, limit_s, read_up
 from genlock.observe.cause import Cause, read_all
+from genlock.observe.run_folder import new_folder
 from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Phase, rank_environment
 
 KEY_BYTES = 32
@@ -103,20 +104,13 @@ class _Folder:
 
 
 def _folder(run_dir: Path | None) -> _Folder:
-    """Raises UsageError for one that is not empty: what an earlier run left in it would be taken for this one's."""
+    """A new one in the system's place for such things, unless one is named. Raises as `new_folder`."""
+    if run_dir is not None:
+        return _Folder(new_folder(run_dir), kept=True)
     try:
-        if run_dir is None:
-            return _Folder(Path(tempfile.mkdtemp(prefix="genlock-")), kept=False)
-        run_dir = run_dir.absolute()
-        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        empty = not any(run_dir.iterdir())
+        return _Folder(Path(tempfile.mkdtemp(prefix="genlock-")), kept=False)
     except OSError as error:
         raise InputOutputError(error.strerror or "cannot be made", where=str(error.filename)) from None
-    if not empty:
-        raise UsageError(
-            "the run's folder is not empty", where=str(run_dir), remedy="name a new one with GENLOCK_RUN_DIR"
-        )
-    return _Folder(run_dir, kept=True)
 
 
 class _Rank:

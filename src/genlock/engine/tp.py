@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from genlock.engine.warm_up import begin_job, count, warm_envelope
 from genlock.errors import GenlockError, UsageError
 from genlock.fabric.channel import Leader
 from genlock.generator.stream import OnCall, Stream
+from genlock.observe.rank_file import Moment, RankFile
 from genlock.settings import Guard, Phase, Settings, launch, warn_of_guards_off
 from genlock.wire.envelope import Envelope
 from genlock.wire.kinds import Action
@@ -72,6 +74,27 @@ class InLockstep:
         size, answer_s = rank.size, rank.deadlines.answer_s
         whole = f"mesh of {size} ranks over {rank.group.backend}, D = {answer_s:g} s; {rank.weights_note}"
         return (whole, *(rank_note(number, {**rank.loaded[number], **said}) for number, said in rank.reports.items()))
+
+    @property
+    def rank_file(self) -> RankFile:
+        return self._rank.rank_file
+
+    @property
+    def ranks(self) -> dict[int, dict[str, Any]]:
+        """Of the workers what they said at gate 2b."""
+        said = {
+            rank: {
+                "start_s": {
+                    name.removesuffix("_s"): held[name] for name in ("launch_s", "start_s", "load_s", "warm-up_s")
+                },
+                "memory_bytes": {"ready": {"rss": held["memory_bytes"]}},
+            }
+            for rank, held in self._rank.reports.items()
+        }
+        return {**said, 0: self.rank_file.values()}
+
+    def ready(self) -> None:
+        self.rank_file.write(Moment.READY)
 
     def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
         """Latents [F, C, h, w], once every rank has done and holds the same. Raises PeerRefused before the payload is

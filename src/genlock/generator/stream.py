@@ -30,6 +30,7 @@ from genlock.generator.window import (
     span_of_chunk,
     span_of_recompute,
 )
+from genlock.observe.trace import SpanOf, unmeasured
 
 # Called after every generator call: kind, step, flow [1, F, C, H, W] and, of a denoise step, its clean estimate.
 OnCall = Callable[[Call, int, Tensor, Tensor | None], None]
@@ -90,7 +91,8 @@ def announced_passes(inputs: ChunkInputs) -> list[str]:
 class Stream:
     """The generator's side of one video stream of a fixed size.
 
-    watch_slots: keep digests of what the cache holds, made and checked in the chunks that ask for it.
+    watch_slots: keep digests of what the cache holds, made and checked in the chunks that ask for it. span_of: of each
+    pass, on the host's clock.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Stream:
         latent_height: int,
         latent_width: int,
         watch_slots: bool = False,
+        span_of: SpanOf = unmeasured,
     ) -> None:
         config = generator.config
         self.generator, self.policy = generator, policy
@@ -118,6 +121,7 @@ class Stream:
         self.observed_calls = 0
         self.slots = SlotDigests(self.cache) if watch_slots else None
         self._slots_due = False
+        self.span_of = span_of
 
     @torch.inference_mode()
     def run(self, inputs: ChunkInputs, on_call: OnCall | None = None, *, slots_due: bool = False) -> Tensor:
@@ -133,7 +137,8 @@ class Stream:
             self.held = Held()
         if inputs.reset_cross:
             self._begin(TEXT)
-            self.cross = self.generator.cross_kv(chunk.embeds)
+            with self.span_of(TEXT):
+                self.cross = self.generator.cross_kv(chunk.embeds)
             if self.slots is not None:
                 self.slots.made_text(self.cross)
         counter = CallCounter(announced_calls(inputs), inputs.expected_generator_calls)
@@ -216,7 +221,8 @@ class Stream:
         if self.slots is not None:
             self.slots.before(span, due=self._slots_due)
         self._begin(call, span.frames)
-        return self.generator(x, t.view(1, 1), self.cross, self.cache, span)
+        with self.span_of(call):
+            return self.generator(x, t.view(1, 1), self.cross, self.cache, span)
 
 
 class _OnDevice:

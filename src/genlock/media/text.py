@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from genlock.errors import CheckpointMissing, CheckpointUnreadable, PromptRefused
 from genlock.generator.whole_file import whole_file
+from genlock.observe.trace import TEXT_ENCODE, SpanOf, unmeasured
 
 PAD, EOS, UNKNOWN = "[PAD]", "[EOS]", "[UNK]"  # of a word vocabulary; ids 0, 1, 2 as in T5
 END_MARKS = (EOS, "</s>")
@@ -32,11 +33,17 @@ class TextEncoder:
 
     model: called with input_ids and attention_mask, int64 [1, L]; its last_hidden_state [1, L, T] is taken.
     max_tokens: longest prompt, end mark included (the generator's text_len). The embeddings of the last
-    `remembered` prompts are kept; the oldest unused one is forgotten first.
+    `remembered` prompts are kept; the oldest unused one is forgotten first. span_of: of each run of the model.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Tokenizer, *, max_tokens: int, remembered: int = REMEMBERED_PROMPTS
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int,
+        remembered: int = REMEMBERED_PROMPTS,
+        span_of: SpanOf = unmeasured,
     ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -45,7 +52,7 @@ class TextEncoder:
         self._model = model.eval().requires_grad_(requires_grad=False)
         self._device = next(model.parameters()).device
         self._end = _token_id(tokenizer, END_MARKS)
-        self._remembered = remembered
+        self._remembered, self._span_of = remembered, span_of
         self._memory: OrderedDict[str, Tensor] = OrderedDict()
 
     def tokens(self, text: str) -> list[int]:
@@ -75,7 +82,8 @@ class TextEncoder:
             self._memory.move_to_end(key)
             return self._memory[key]
         ids = torch.tensor([self.tokens(text)], device=self._device)
-        hidden: Tensor = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        with self._span_of(TEXT_ENCODE):
+            hidden: Tensor = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         self._memory[key] = hidden[0].float()
         if len(self._memory) > self._remembered:
             self._memory.popitem(last=False)

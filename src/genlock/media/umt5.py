@@ -22,6 +22,7 @@ from transformers.models.umt5.modeling_umt5 import UMT5EncoderModel
 from genlock.errors import CheckpointConfig, CheckpointKeys, CheckpointMissing, CheckpointShape
 from genlock.generator.tensor_files import open_tensors, write_tensors
 from genlock.media.text import REMEMBERED_PROMPTS, TextEncoder, read_tokenizer, write_tokenizer
+from genlock.observe.trace import SpanOf, unmeasured
 
 WEIGHTS = "text.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -135,11 +136,12 @@ def load_text(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     remembered: int = REMEMBERED_PROMPTS,
+    span_of: SpanOf = unmeasured,
 ) -> TextEncoder:
     """The text encoder in a folder or a file, of any of the three layouts.
 
-    max_tokens: the generator's text_len. remembered: prompts whose embeddings are kept. tokenizer: a tokenizer.json;
-    None looks beside the weights. Raises CheckpointMissing, CheckpointUnreadable, CheckpointKeys, CheckpointShape,
+    max_tokens: the generator's text_len. remembered, span_of: as of a `TextEncoder`. tokenizer: a tokenizer.json; None
+    looks beside the weights. Raises CheckpointMissing, CheckpointUnreadable, CheckpointKeys, CheckpointShape,
     CheckpointDtype, and CheckpointConfig where the sizes written beside the weights contradict them.
     """
     path = Path(path)
@@ -154,7 +156,7 @@ def load_text(
         raise CheckpointConfig(
             f"the tokenizer has {words.get_vocab_size()} tokens and the encoder {sizes.vocabulary}", where=str(weights)
         )
-    return TextEncoder(build(sizes, state), words, max_tokens=max_tokens, remembered=remembered)
+    return TextEncoder(build(sizes, state), words, max_tokens=max_tokens, remembered=remembered, span_of=span_of)
 
 
 def build(sizes: TextSizes, state: Mapping[str, Tensor]) -> UMT5EncoderModel:

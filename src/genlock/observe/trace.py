@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -18,9 +19,24 @@ from genlock.observe.recorder import PHASE, SPAN, Open, Recorder
 from genlock.settings import START_PHASES, Phase
 
 # Names of spans beside the phases and the kinds of generator calls. Of rank 0:
-PLAN, PACK, GENERATE, DECODE, ABSORB, WRITE = "plan", "pack", "generate", "decode", "absorb", "mp4"
+LOAD_MEDIA, PLAN, PACK, GENERATE, ABSORB, FETCH, MP4 = (
+    "load media",
+    "plan",
+    "pack",
+    "generate",
+    "absorb",
+    "fetch",
+    "mp4",
+)
 # of the encoders, on whichever rank has them; and of the checks after the last generator call:
 TEXT_ENCODE, VAE_ENCODE, VAE_DECODE, CHECKS = "text encode", "vae encode", "vae decode", "checks"
+
+SpanOf = Callable[[str], AbstractContextManager[None]]  # gives a context: what is inside it is a span of that name
+
+
+def unmeasured(_: str) -> AbstractContextManager[None]:
+    """A SpanOf that nobody listens to."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

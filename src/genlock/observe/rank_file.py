@@ -1,0 +1,108 @@
+"""What one rank is, holds and has done, as one small JSON file in the run's folder: `rankN.json`.
+
+Written three times: when the rank is ready for its first chunk, when two chunks have been made (`warm`), and at its
+end. How long each phase of the start took, memory at each of the three, the calls of every encoder and generator by
+kind, and the modules that are loaded. Knows what the trace was told and what the system counts. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from genlock.errors import InputOutputError
+from genlock.observe.process import age_s, loaded_modules, memory_bytes
+from genlock.observe.trace import Span, Trace
+from genlock.settings import START_PHASES, Phase
+
+WARM_CHUNK = 1  # the second chunk of a stream is the first with a context: after it nothing is made for the first time
+
+
+class Moment(StrEnum):
+    """When the file is written."""
+
+    READY = "ready"
+    WARM = "warm"
+    EXIT = "exit"
+
+
+def rank_path(run_dir: Path, rank: int) -> Path:
+    return run_dir / f"rank{rank}.json"
+
+
+class RankFile:
+    """The account of this process. run_dir: None keeps it in memory. about: what else is worth saying, JSON values.
+    device_memory: bytes by kind on the accelerator, nothing where there is none."""
+
+    def __init__(
+        self,
+        run_dir: Path | None,
+        trace: Trace,
+        *,
+        rank: int,
+        about: Mapping[str, Any],
+        device_memory: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        self.run_dir, self.trace, self.rank = run_dir, trace, rank
+        self._about, self._device_memory = dict(about), device_memory
+        self._memory: dict[str, dict[str, int]] = {}
+        self._ready_s = 0.0
+        self._modules: list[str] = []
+        trace.listeners.append(self._heard)
+
+    def write(self, moment: Moment) -> None:
+        """Takes stock, and puts the file in place of the one before. Raises InputOutputError."""
+        self._memory[moment] = {**memory_bytes(), **self._device_memory()}
+        self._modules = loaded_modules()
+        if moment is Moment.READY:
+            self._ready_s = age_s()
+        if self.run_dir is None:
+            return
+        place = rank_path(self.run_dir, self.rank)
+        partial = place.with_name(f".{place.name}.{os.getpid()}")
+        try:
+            partial.write_text(json.dumps(self.values(), indent=1) + "\n", encoding="utf-8")
+            partial.replace(place)
+        except OSError as error:
+            raise InputOutputError(error.strerror or "cannot be written", where=str(place)) from None
+
+    def values(self) -> dict[str, Any]:
+        """What the file holds. Seconds, bytes, counts; start: seconds of each phase of the start that is over."""
+        trace = self.trace
+        return {
+            "rank": self.rank,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            **self._about,
+            "start_s": {
+                phase: round(trace.phases[phase].seconds, 3) for phase in START_PHASES if phase in trace.phases
+            },
+            "ready_s": round(self._ready_s, 3),
+            "memory_bytes": self._memory,
+            "calls": {name: total.count for name, total in trace.totals.items()},
+            "seconds": {name: round(total.seconds, 6) for name, total in trace.totals.items()},
+            "modules": self._modules,
+        }
+
+    def _heard(self, span: Span) -> None:
+        if span.name == Phase.IDLE and span.chunk >= WARM_CHUNK and Moment.WARM not in self._memory:
+            self.write(Moment.WARM)
+
+
+def read_rank_files(run_dir: Path) -> dict[int, dict[str, Any]]:
+    """Every rank's file in a run's folder, by rank; what cannot be read is left out: a report must still be made."""
+    found = {}
+    for path in sorted(run_dir.glob("rank*.json")):
+        number = path.stem.removeprefix("rank")
+        try:
+            held = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if number.isdecimal() and isinstance(held, dict):
+            found[int(number)] = held
+    return dict(sorted(found.items()))

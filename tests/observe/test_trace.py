@@ -22,12 +22,12 @@ def test_phases_follow_each_other_and_spans_are_counted_by_name() -> None:
     trace.phase(Phase.IDLE)  # at 6, without ids: about the frame before it
     trace.close()  # at 7
     trace.close()
-    assert [(span.name, span.phase, span.seconds, span.call_id, span.chunk) for span in heard] == [
-        ("launch", True, 3.0, -1, -1),
-        ("denoise", False, 1.0, 4, 2),
-        ("denoise", False, 1.0, 4, 2),
-        ("generator call", True, 5.0, 4, 2),
-        ("idle", True, 1.0, 5, 3),
+    assert [(span.name, span.kind, span.seconds, span.call_id, span.chunk) for span in heard] == [
+        ("launch", "phase", 3.0, -1, -1),
+        ("denoise", "span", 1.0, 4, 2),
+        ("denoise", "span", 1.0, 4, 2),
+        ("generator call", "phase", 5.0, 4, 2),
+        ("idle", "phase", 1.0, 5, 3),
     ]
     assert (trace.count("denoise"), trace.totals["denoise"].seconds, trace.count("nothing")) == (2, 2.0, 0)
     assert {phase: total.seconds for phase, total in trace.phases.items()} == {

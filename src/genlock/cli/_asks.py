@@ -62,14 +62,3 @@ def timeline_of_file(path: Path) -> Timeline:
 
 def time_of(request: Request) -> float:
     return request.at_s or 0.0
-
-
-def words_of(request: Request) -> str:
-    """What a request asks for, in a line."""
-    parts = request.prompts.prompts if request.prompts is not None else ()
-    shown = " + ".join(part.text if part.weight == 1 else f"{part.weight:g} x {part.text}" for part in parts)
-    told = [shown] if shown else []
-    told += [
-        f"{name} {value:g}" for name in ("seed", "strength", "attention_bias") if (value := getattr(request, name))
-    ]
-    return f"{'cut' if request.cut else ''}{': ' if request.cut and told else ''}{', '.join(told)}"

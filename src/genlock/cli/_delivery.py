@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genlock.cli._asks import time_of, words_of
+from genlock.cli._asks import time_of
 from genlock.cli._pace import Mark, Pace
 from genlock.cli.main import Surroundings
 from genlock.errors import TimelineRefused
@@ -93,6 +93,8 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
 
 def ask(session: Any, order: Order) -> None:
     """Asks the session for everything in the timeline, and says where each falls. Raises TimelineRefused."""
+    from genlock.stage0.timeline import words_of
+
     for request, placed in zip(order.timeline.requests, session.ask(order.timeline), strict=True):
         if placed.effect_s >= order.seconds:
             raise TimelineRefused(

@@ -33,14 +33,15 @@ from genlock.generator.schedule import Schedule
 from genlock.generator.window import Policy, Regime
 from genlock.observe.rank_file import RankFile
 from genlock.observe.recorder import Recorder, recorder_path
-from genlock.observe.run_folder import new_folder
-from genlock.observe.trace import FETCH, LOAD_MEDIA, VAE_ENCODE, SpanOf, Trace
+from genlock.observe.run_folder import RunNotes, new_folder
+from genlock.observe.trace import DELIVERED, FETCH, LOAD_MEDIA, PICTURE, SHOWN, VAE_ENCODE, SpanOf, Trace
 from genlock.settings import Guard, Phase, Settings, warn_of_guards_off
 from genlock.wire.lifecycle import State
 
 if TYPE_CHECKING:
     from genlock.media.text import TextEncoder
     from genlock.media.vae import Vae
+    from genlock.stage0.chunk import Planned
     from genlock.stage0.grid import Placement
     from genlock.stage0.planner import Planner
     from genlock.stage0.timeline import Request, Timeline
@@ -91,6 +92,10 @@ class Session:
         self.words = tuple(words)
         self.notes = engine.generation.notes
         self._delivered = 0
+        self._asked_s: dict[int, float] = {}  # by a request's number: when it was made
+        folder = engine.generation.rank_file.run_dir
+        about = {**engine.generation.rank_file.about, "fps": self.fps}
+        self._run = None if folder is None else RunNotes(folder, about)
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +142,7 @@ class Session:
     def ask(self, timeline: Timeline) -> tuple[Placement, ...]:
         """Everything in a timeline, or nothing of it; where each request falls."""
         placed = self.engine.planner.submit_timeline(timeline)
+        self._asked_s.update(dict.fromkeys((accepted.number for accepted in placed), self.trace.clock()))
         return tuple(accepted.placement for accepted in placed)
 
     @property
@@ -166,11 +172,13 @@ class Session:
     def _next(self, frames: Tensor | None) -> Chunk:
         from genlock.media.vae import to_uint8  # noqa: PLC0415 - rank 0's room
 
+        began_s = self.trace.clock()
         made = self.engine.next_chunk(frames=frames)
         if made.pixels is None:
             raise UsageError("this session has no VAE, so it has no frames")
         with self.trace.span(FETCH):
             shown = to_uint8(made.pixels).permute(0, 2, 3, 1).contiguous().cpu()
+        self._note(made.planned, shown, began_s)
         start = self._delivered
         self._delivered += shown.shape[0]
         return Chunk(
@@ -182,8 +190,30 @@ class Session:
             notes=(),
         )
 
+    def _note(self, planned: Planned, shown: Tensor, began_s: float) -> None:
+        """What is handed on now: its frames, and how long each request that it shows has waited, since it was made or,
+        where it had a time, since the stream came to that."""
+        from genlock.media.video import small_jpeg  # noqa: PLC0415 - rank 0's rooms
+        from genlock.stage0.timeline import words_of  # noqa: PLC0415
+
+        chunk, now_s = planned.start.chunk_index, self.trace.clock()
+        for receipt in planned.receipts:
+            since_s = self._asked_s.pop(receipt.number, began_s)
+            if receipt.request.at_s is not None:
+                since_s = max(since_s, began_s)
+            self.trace.mark(SHOWN, began_s=since_s, until_s=now_s, number=receipt.number)
+            if self._run is not None:
+                effect_s = receipt.placement.effect_s
+                self._run.shown(chunk=receipt.placement.chunk_index, at_s=effect_s, words=words_of(receipt.request))
+        if self._run is not None and self._run.wants(chunk):
+            with self.trace.span(PICTURE):
+                self._run.picture(chunk, small_jpeg(shown[0]))
+        self.trace.mark(DELIVERED, began_s=now_s, until_s=now_s, number=len(shown))
+
     def _submit(self, request: Request) -> Placement:
-        return self.engine.planner.submit(request).placement
+        accepted = self.engine.planner.submit(request)
+        self._asked_s[accepted.number] = self.trace.clock()
+        return accepted.placement
 
     def _input_frames(self) -> Tensor | None:
         """uint8 [T, H, W, 3] for the next chunk; the last frame is held where the input breaks off inside a chunk."""

@@ -18,6 +18,7 @@ terminal. A rank 0 that refuses its input has said so itself, and its exit code 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import secrets
 import selectors
@@ -30,7 +31,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,7 +41,7 @@ from genlock.engine.first_cause import FirstCause, Seen, first_cause
 from genlock.errors import EXIT_CODES, InputOutputError, LaunchRefused
 from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, limit_s, read_up
 from genlock.observe.cause import Cause, read_all
-from genlock.observe.run_folder import new_folder
+from genlock.observe.run_folder import FAILURE_FILE, new_folder, write_whole
 from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Phase, rank_environment
 
 KEY_BYTES = 32
@@ -394,6 +396,8 @@ class _Job:
         causes = {cause.rank: cause for cause in read_all(self.folder)} | self.causes
         found = first_cause(observations, [causes[rank] for rank in sorted(causes)])
         assert found is not None  # whatever made us look is an observation of a failure
+        with suppress(InputOutputError):  # a full disk: it is said all the same
+            write_whole(self.folder / FAILURE_FILE, json.dumps(asdict(found), indent=1).encode())
         if found.rank == 0 and found.told_by < 0 and found.exit_code in PASSED_ON:
             return found.exit_code  # rank 0 refused its input, and said so itself
         self.told = True

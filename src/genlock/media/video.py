@@ -6,6 +6,7 @@ model and no timeline.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
@@ -145,6 +146,16 @@ def contact_sheet(path: Path, frames: Sequence[Tensor], *, columns: int, caption
             draw.text((left + 1, top + height + 1), captions[number], fill=INK)
     with whole_file(Path(path)) as partial:
         canvas.save(partial, format="PNG")
+
+
+def small_jpeg(frame: Tensor, width: int = 160) -> bytes:
+    """A picture uint8 [H, W, 3] as a JPEG file's bytes, at most so many pixels wide."""
+    picture = Image.fromarray(frame.numpy())
+    if picture.width > width:
+        picture = picture.resize((width, round(picture.height * width / picture.width)))
+    made = io.BytesIO()
+    picture.save(made, format="JPEG", quality=80)
+    return made.getvalue()
 
 
 def _reason(error: BaseException) -> str:

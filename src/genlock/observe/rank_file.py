@@ -15,8 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from genlock.errors import InputOutputError
 from genlock.observe.process import age_s, loaded_modules, memory_bytes
+from genlock.observe.recorder import PHASE
+from genlock.observe.run_folder import write_whole
 from genlock.observe.trace import Span, Trace
 from genlock.settings import START_PHASES, Phase
 
@@ -49,7 +50,7 @@ class RankFile:
         device_memory: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.run_dir, self.trace, self.rank = run_dir, trace, rank
-        self._about, self._device_memory = dict(about), device_memory
+        self.about, self._device_memory = dict(about), device_memory
         self._memory: dict[str, dict[str, int]] = {}
         self._ready_s = 0.0
         self._modules: list[str] = []
@@ -63,13 +64,7 @@ class RankFile:
             self._ready_s = age_s()
         if self.run_dir is None:
             return
-        place = rank_path(self.run_dir, self.rank)
-        partial = place.with_name(f".{place.name}.{os.getpid()}")
-        try:
-            partial.write_text(json.dumps(self.values(), indent=1) + "\n", encoding="utf-8")
-            partial.replace(place)
-        except OSError as error:
-            raise InputOutputError(error.strerror or "cannot be written", where=str(place)) from None
+        write_whole(rank_path(self.run_dir, self.rank), (json.dumps(self.values(), indent=1) + "\n").encode())
 
     def values(self) -> dict[str, Any]:
         """What the file holds. Seconds, bytes, counts; start: seconds of each phase of the start that is over."""
@@ -78,7 +73,7 @@ class RankFile:
             "rank": self.rank,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            **self._about,
+            **self.about,
             "start_s": {
                 phase: round(trace.phases[phase].seconds, 3) for phase in START_PHASES if phase in trace.phases
             },
@@ -90,7 +85,12 @@ class RankFile:
         }
 
     def _heard(self, span: Span) -> None:
-        if span.name == Phase.IDLE and span.chunk >= WARM_CHUNK and Moment.WARM not in self._memory:
+        if (
+            span.kind == PHASE
+            and span.name == Phase.IDLE
+            and span.chunk >= WARM_CHUNK
+            and Moment.WARM not in self._memory
+        ):
             self.write(Moment.WARM)
 
 

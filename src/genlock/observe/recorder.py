@@ -32,7 +32,7 @@ CHECK = struct.Struct("<I")  # crc32 of the body
 SLOT_BYTES = BODY.size + CHECK.size
 KIND_BYTES, TEXT_BYTES = 16, 68
 # Kinds of notes that readers know; any other word is as good.
-BEACON, PHASE, COLLECTIVE, FAILURE, SPAN = "beacon", "phase", "collective", "failure", "span"
+BEACON, PHASE, COLLECTIVE, FAILURE, SPAN, MARK = "beacon", "phase", "collective", "failure", "span", "mark"
 NOT_ENDED = -1.0
 
 Open = tuple[int, int, float, str, int, int, int, str]  # a span that has begun: its slot, and what stands in it

@@ -1,10 +1,21 @@
-"""The folder of one run: made new, for this user alone, and holding nothing of another run. No torch."""
+"""The folder of one run: made new, for this user alone, holding nothing of another run; and what rank 0 notes in it.
+
+What else is there: the recorder (`recorder.py`), account (`rank_file.py`) and cause of failure (`cause.py`) of each
+rank. Knows no model and no picture's content. No torch.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from genlock.errors import InputOutputError, UsageError
+
+RUN_FILE, FAILURE_FILE = "run.json", "failure.json"  # of rank 0; of the supervisor, where the run failed
+PICTURES_MOST, ASKED_MOST = 64, 1000
 
 
 def new_folder(path: Path) -> Path:
@@ -19,3 +30,56 @@ def new_folder(path: Path) -> Path:
     if not empty:
         raise UsageError("the run's folder is not empty", where=str(path), remedy="name a new one with GENLOCK_RUN_DIR")
     return path
+
+
+class RunNotes:
+    """What rank 0 alone knows of a run, in its folder: `run.json`, and a small picture of each chunk's first frame.
+
+    about: JSON values. Both are bounded: of a long run every second picture goes whenever there are too many, and of
+    what was asked the first are kept.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.folder, self._about = folder, dict(about)
+        self._asked: list[dict[str, Any]] = []
+        self._pictured: list[int] = []
+        self._every = 1
+        self._write()
+
+    def shown(self, *, chunk: int, at_s: float, words: str) -> None:
+        """A request took effect with this chunk, `at_s` seconds into the video."""
+        if len(self._asked) < ASKED_MOST:
+            self._asked.append({"chunk": chunk, "at_s": at_s, "words": words})
+            self._write()
+
+    def wants(self, chunk: int) -> bool:
+        """Whether this chunk is to have a picture."""
+        return chunk % self._every == 0
+
+    def picture(self, chunk: int, jpeg: bytes) -> None:
+        """Of a chunk that is wanted."""
+        write_whole(self._place(chunk), jpeg)
+        self._pictured.append(chunk)
+        if len(self._pictured) > PICTURES_MOST:
+            self._every *= 2
+            for old in [number for number in self._pictured if not self.wants(number)]:
+                self._place(old).unlink(missing_ok=True)
+            self._pictured = [number for number in self._pictured if self.wants(number)]
+
+    def _place(self, chunk: int) -> Path:
+        return self.folder / f"chunk-{chunk:06d}.jpg"
+
+    def _write(self) -> None:
+        held = {**self._about, "asked": self._asked}
+        write_whole(self.folder / RUN_FILE, (json.dumps(held, indent=1) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """In place of what was there, at once. Raises InputOutputError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputOutputError(error.strerror or "cannot be written", where=str(path)) from None

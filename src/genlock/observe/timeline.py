@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from genlock.errors import InputOutputError
-from genlock.observe.recorder import COLLECTIVE, FAILURE, PHASE, SPAN, Entry, Writer, read, read_writer
+from genlock.observe.recorder import COLLECTIVE, FAILURE, MARK, PHASE, SPAN, Entry, Writer, read, read_writer
+from genlock.observe.run_folder import write_whole
 
 MONOTONIC, TIME_OF_DAY = "monotonic clock of one host", "time of day of several hosts"
-PHASES_ROW, SPANS_ROW = 0, 1  # of a rank, in the trace viewer
+ROWS = {PHASE: 0, SPAN: 1, MARK: 2}  # of a rank, in the trace viewer
 ARGUMENTS = {"call_id": "call", "chunk": "chunk", "op": "op"}
 
 
@@ -35,7 +36,7 @@ class RankLine:
 
     @property
     def spans(self) -> list[Entry]:
-        return [entry for entry in self.entries if entry.kind in (PHASE, SPAN)]
+        return [entry for entry in self.entries if entry.kind in ROWS]
 
 
 def read_timeline(run_dir: Path) -> dict[int, RankLine]:
@@ -83,8 +84,9 @@ def chrome_trace(lines: Mapping[int, RankLine]) -> dict[str, Any]:
     for rank, line in lines.items():
         events += [
             _named("process_name", rank, 0, f"rank {rank} ({line.writer.host}, pid {line.writer.pid})"),
-            _named("thread_name", rank, PHASES_ROW, "phases"),
-            _named("thread_name", rank, SPANS_ROW, "spans"),
+            _named("thread_name", rank, ROWS[PHASE], "phases"),
+            _named("thread_name", rank, ROWS[SPAN], "spans"),
+            _named("thread_name", rank, ROWS[MARK], "prompts and frames"),
         ]
         last_s = end_s(line)
         events += [event for entry in line.entries if (event := _event(line, entry, last_s)) is not None]
@@ -108,14 +110,14 @@ def _named(what: str, rank: int, row: int, name: str) -> dict[str, Any]:
 def _event(line: RankLine, entry: Entry, last_s: float) -> dict[str, Any] | None:
     ids = {word: value for name, word in ARGUMENTS.items() if (value := getattr(entry, name)) >= 0}
     event = {"name": entry.text, "cat": entry.kind, "pid": line.rank, "ts": _micros(entry.seconds + line.shift_s)}
-    if entry.kind in (PHASE, SPAN):
+    if entry.kind in ROWS:
         until_s = last_s if entry.until_s is None else entry.until_s
         if entry.until_s is None:
             ids["never ended"] = 1
-        row = PHASES_ROW if entry.kind == PHASE else SPANS_ROW
-        return {**event, "ph": "X", "tid": row, "dur": _micros(max(0.0, until_s - entry.seconds)), "args": ids}
+        length = _micros(max(0.0, until_s - entry.seconds))
+        return {**event, "ph": "X", "tid": ROWS[entry.kind], "dur": length, "args": ids}
     if entry.kind in (COLLECTIVE, FAILURE):
-        return {**event, "ph": "i", "tid": SPANS_ROW, "s": "t" if entry.kind == COLLECTIVE else "p", "args": ids}
+        return {**event, "ph": "i", "tid": ROWS[SPAN], "s": "t" if entry.kind == COLLECTIVE else "p", "args": ids}
     return None
 
 
@@ -126,11 +128,5 @@ def _micros(seconds: float) -> float:
 def write_chrome_trace(lines: Mapping[int, RankLine], path: Path) -> int:
     """Writes the file, whole or not at all; returns how many events it holds. Raises InputOutputError."""
     made = chrome_trace(lines)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(made, separators=(",", ":")), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputOutputError(error.strerror or "cannot be written", where=str(path)) from None
+    write_whole(path, json.dumps(made, separators=(",", ":")).encode())
     return len(made["traceEvents"])

@@ -15,21 +15,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 
-from genlock.observe.recorder import PHASE, SPAN, Open, Recorder
+from genlock.observe.recorder import MARK, PHASE, SPAN, Open, Recorder
 from genlock.settings import START_PHASES, Phase
 
 # Names of spans beside the phases and the kinds of generator calls. Of rank 0:
-LOAD_MEDIA, PLAN, PACK, GENERATE, ABSORB, FETCH, MP4 = (
-    "load media",
-    "plan",
-    "pack",
-    "generate",
-    "absorb",
-    "fetch",
-    "mp4",
-)
+LOAD_MEDIA, PLAN, PACK, GENERATE, ABSORB = "load media", "plan", "pack", "generate", "absorb"
+FETCH, PICTURE, MP4 = "fetch", "picture", "mp4"
 # of the encoders, on whichever rank has them; and of the checks after the last generator call:
 TEXT_ENCODE, VAE_ENCODE, VAE_DECODE, CHECKS = "text encode", "vae encode", "vae decode", "checks"
+# Beside what goes on: pixel frames are handed on (their number), a request is on the screen (its number, since it was
+# made or came due).
+DELIVERED, SHOWN = "delivered", "prompt shown"
 
 SpanOf = Callable[[str], AbstractContextManager[None]]  # gives a context: what is inside it is a span of that name
 
@@ -41,14 +37,16 @@ def unmeasured(_: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """One that has ended. phase: whether it is a phase. began_s: of the monotonic clock. -1: no such id."""
+    """One that has ended. kind: PHASE, SPAN or MARK. began_s: of the monotonic clock. number: of a mark, what it
+    counts; of a phase, collectives made in this chunk before it. -1: no such number."""
 
     name: str
-    phase: bool
+    kind: str
     began_s: float
     seconds: float
     call_id: int
     chunk: int
+    number: int
 
 
 @dataclass(slots=True)
@@ -90,6 +88,12 @@ class Trace:
         """A context manager: what is inside it is one span."""
         return _Running(self, name, SPAN)
 
+    def mark(self, name: str, *, began_s: float, until_s: float, number: int) -> None:
+        """Something beside what goes on, which is over."""
+        made = _Running(self, name, MARK, number)
+        made.begin(began_s)
+        made.end(until_s)
+
     def close(self, now_s: float | None = None) -> None:
         """The phase that goes on is over."""
         if self._phase is not None:
@@ -129,11 +133,12 @@ class _Running:
         if trace.listeners:
             span = Span(
                 name=self.name,
-                phase=self.kind == PHASE,
+                kind=self.kind,
                 began_s=self.began_s,
                 seconds=seconds,
                 call_id=self.call_id,
                 chunk=self.chunk,
+                number=self.op,
             )
             for listener in trace.listeners:
                 listener(span)

@@ -105,6 +105,17 @@ class Request:
             raise TimelineRefused("a request that asks for nothing", remedy="give a prompt, a cut or a setting")
 
 
+def words_of(request: Request) -> str:
+    """What a request asks for, in a line."""
+    parts = request.prompts.prompts if request.prompts is not None else ()
+    shown = " + ".join(part.text if part.weight == 1 else f"{part.weight:g} x {part.text}" for part in parts)
+    told = [shown] if shown else []
+    told += [
+        f"{name} {value:g}" for name in ("seed", "strength", "attention_bias") if (value := getattr(request, name))
+    ]
+    return f"{'cut' if request.cut else ''}{': ' if request.cut and told else ''}{', '.join(told)}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
     """Requests in the order of their times. Raises TimelineRefused if a time goes back."""

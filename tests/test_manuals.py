@@ -21,6 +21,7 @@ import pytest
 
 from genlock import errors
 from genlock.cli.main import cli
+from genlock.drills.catalogue import CATALOGUE
 from genlock.drills.runs import KILL_BOUND_S, STOP_BOUND_S, D
 from genlock.engine.first_cause import Seen
 from genlock.errors import GenlockError
@@ -49,7 +50,8 @@ STRIKE_IN = {FaultKind.REFUSE: Phase.ACCEPT}  # every phase: kill and stop; gene
 EVERYWHERE = (FaultKind.KILL, FaultKind.STOP)
 MESH = 2
 WITHIN = {FaultKind.KILL: f"{KILL_BOUND_S:g} s", FaultKind.STOP: f"D + {STOP_BOUND_S - D:g} s"}
-# As `tests/engine/test_mesh.py` shows: the error of each fault, and the field it names.
+DRILLS = {drill.name: drill for drill in CATALOGUE}
+# As the drills show: the error of each fault that a page plants, and the field it names.
 ENDS_AS: dict[FaultKind, tuple[type[GenlockError], str]] = {
     FaultKind.KILL: (errors.RankDied, ""),
     FaultKind.STOP: (errors.RankSilent, ""),
@@ -290,9 +292,30 @@ def wrong_breaks(text: str) -> list[str]:
             wrong.append(f"{row['break it']!r} is no fault, drill or test")
         if faults:
             wrong += [f"{way[0]}: {why}" for why in [*idle_faults(faults[1]), *wrong_ends(faults[1], row)]]
+        if way and way[0].startswith("genlock drill "):
+            wrong += wrong_drill(way[0].removeprefix("genlock drill "), row)
         wrong += [f"{code} is no error's" for code in re.findall(r"GL-[A-Z0-9-]+", row["code"]) if code not in CLASS_OF]
         wrong += [f"{row['break it']}: {name} is empty" for name, cell in row.items() if not cell]
     return wrong
+
+
+def wrong_drill(name: str, row: Row) -> list[str]:
+    """Where a row says another end of a drill than its cases."""
+    if name not in DRILLS:
+        return [f"there is no drill {name}"]
+    drill = DRILLS[name]
+    ends = {f"exit code {case.code}" for case in drill.cases}
+    wrong = [f"{name} does not end with {end}" for end in re.findall(r"exit code \d+", row["code"]) if end not in ends]
+    shown = "--without-guard" in row["without the guard"]
+    return wrong + ([f"{name} has no run without its guard"] if shown and not drill.without else [])
+
+
+def missing_drills(texts: Mapping[str, str]) -> list[str]:
+    """Drills with cases that stand in no table."""
+    tables = [row["break it"] for text in texts.values() for row in rows(text, BREAKS)]
+    there = {span for cell in tables for span in SPAN.findall(cell)}
+    names = [drill.name for drill in CATALOGUE if drill.cases]
+    return [f"{name} stands in no table" for name in names if f"genlock drill {name}" not in there]
 
 
 def idle_faults(text: str) -> Iterator[str]:
@@ -506,7 +529,8 @@ def test_a_sound_page_passes() -> None:
         ("phase=accept", "phase=payload", "refuse strikes in accept"),
         ("refuse:rank=1", "refuse:rank=2", "no rank 2"),
         ('`GENLOCK_FAULTS="refuse:rank=1,phase=accept,chunk=1"`', "a bad day", "is no fault, drill or test"),
-        ('`GENLOCK_FAULTS="refuse:rank=1,phase=accept,chunk=1"`', "`genlock drill refuse`", "no command drill"),
+        ('`GENLOCK_FAULTS="refuse:rank=1,phase=accept,chunk=1"`', "`genlock drill refuse`", "there is no drill refuse"),
+        ('`GENLOCK_FAULTS="refuse:rank=1,phase=accept,chunk=1"`', "`genlock drill kill`", "not end with exit code 10"),
         ("GL-MESH-02, exit", "GL-MESH-99, exit", "GL-MESH-99 is no error's"),
         ("GL-MESH-02, exit", "GL-MESH-03, exit", "code is GL-MESH-03, exit code 10, not GL-MESH-02"),
         ("exit code 12", "exit code 11", "not GL-RANK-02, exit code 12"),
@@ -544,6 +568,13 @@ def test_a_fact_without_a_proof_is_found(proof: str) -> None:
     planted = FACT.replace("`tests/test_manuals.py::test_a_sound_page_passes`", proof)
     assert wrong_facts(planted) == ["water is wet: shown by nothing"]
     assert wrong_facts("a text\n") == ["a card without facts"]
+
+
+def test_every_drill_stands_in_a_table() -> None:
+    texts = {path.name: path.read_text() for path in MANUALS}
+    assert missing_drills(texts) == []
+    without = {name: text.replace("`genlock drill orphan`", "`genlock drill orphans`") for name, text in texts.items()}
+    assert missing_drills(without) == ["orphan stands in no table"]
 
 
 def test_a_code_that_is_missing_unknown_or_twice_there_is_found() -> None:

@@ -180,6 +180,14 @@ class ReplayFailed(GenlockError):
     default_remedy = "the table above names the first chunk and tensor that differ"
 
 
+class DrillFellShort(GenlockError):
+    """A drill ran, and what came of the planted fault is not what must."""
+
+    code = "GL-DRILL-01"
+    exit_code = 4
+    default_remedy = "run it again by its name with --keep FOLDER, and report that folder with `genlock doctor`"
+
+
 # -- input and output, exit 5 ------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,6 @@ from genlock.drills.runs import (
     SHORT,
     STOP_BOUND_S,
     VARIABLES,
-    D,
     Run,
     fault,
     until,
@@ -125,75 +124,7 @@ def frames_of(path: Path) -> torch.Tensor:
     return torch.stack(list(read_video(path, height=32, width=48, fps=16.0)))
 
 
-# -- killed and stopped ----------------------------------------------------------------------------------------------
-
-# Every phase once with each signal, the ranks in turn; `make prove` has all of them. Delivering and draining are rank
-# 0's alone.
-KILLED = [
-    (Phase.LAUNCH, 1),
-    (Phase.GATE_1, 0),
-    (Phase.RENDEZVOUS, 1),
-    (Phase.LOAD, 0),
-    (Phase.GATE_2A, 1),
-    (Phase.WARM_UP, 0),
-    (Phase.GATE_2B, 1),
-    (Phase.IDLE, 0),
-    (Phase.ACCEPT, 1),
-    (Phase.PAYLOAD, 0),
-    (Phase.CALL, 1),
-    (Phase.VERDICT, 0),
-    (Phase.DELIVER, 0),
-    (Phase.DRAIN, 0),
-    (Phase.EXIT, 1),
-]
-STOPPED = [(phase, 0 if phase in (Phase.DELIVER, Phase.DRAIN) else 1 - rank) for phase, rank in KILLED]
-
-
-@pytest.mark.parametrize(("phase", "rank"), KILLED)
-def test_a_killed_rank_ends_the_run_and_is_named(start: Start, phase: Phase, rank: int) -> None:
-    run = start("generate", *SHORT, faults=fault("kill", phase, rank))
-    assert run.ended() == 11, run.said
-    assert not run.left()
-    assert run.named == rank, run.said
-    assert f"rank {rank} was killed by SIGKILL" in run.said
-    assert f"in phase {phase}" in run.said
-    assert run.since(rank, phase) < KILL_BOUND_S
-    says_why(run)
-
-
-@pytest.mark.parametrize(("phase", "rank"), STOPPED)
-def test_a_stopped_rank_ends_the_run_and_is_named(start: Start, phase: Phase, rank: int) -> None:
-    run = start("generate", *SHORT, faults=fault("stop", phase, rank))
-    assert run.ended() == 12, run.said
-    assert not run.left()
-    assert run.named == rank, run.said
-    assert f"rank {rank} has been stopped for" in run.said
-    assert f"in phase {phase}" in run.said
-    assert run.since(rank, phase) < STOP_BOUND_S
-    says_why(run)
-
-
-def says_why(run: Run) -> None:
-    """The run's folder is named, is there, and holds no key and no half-written account."""
-    assert f"  where   {run.run_dir} (" in run.said
-    assert run.run_dir.is_dir()
-    assert not list(run.run_dir.glob(".cause*"))
-    assert len([line for line in run.said.splitlines() if line.startswith("  what  ")]) == 1
-
-
 # -- asked to end ----------------------------------------------------------------------------------------------------
-
-
-def test_a_run_that_is_held_up_goes_on_and_drains_when_it_is_asked_to(start: Start) -> None:
-    run = start("generate", *ENDLESS)
-    run.wait_for(Phase.IDLE, 3)
-    run.process.send_signal(signal.SIGSTOP)
-    held = run.phases(0)[-1].chunk
-    until(lambda: run.phases(0)[-1].chunk > held + 3)
-    time.sleep(D + 1)  # longer than D: what it sees when it goes on is old
-    run.process.send_signal(signal.SIGCONT)
-    run.wait_for(Phase.IDLE, run.phases(0)[-1].chunk + 5)
-    drains(run, signal.SIGTERM)
 
 
 def test_an_interrupted_run_leaves_a_whole_video(start: Start) -> None:
@@ -221,14 +152,6 @@ def test_a_second_interrupt_ends_a_run_at_once(start: Start) -> None:
     assert run.ended() == 130, run.said
     assert run.ended_s - begun_s < GONE_BOUND_S
     assert not run.left()
-    assert not run.out.exists()
-
-
-def test_nothing_outlives_the_process_that_started_the_ranks(start: Start) -> None:
-    run = start("generate", *ENDLESS)
-    run.wait_for(Phase.IDLE, 3)
-    run.process.kill()
-    until(lambda: not run.left(), within_s=GONE_BOUND_S)
     assert not run.out.exists()
 
 
@@ -341,6 +264,14 @@ def test_without_its_tripwire_a_changed_value_is_delivered_and_only_the_warning_
     assert run.out.is_file()
 
 
+def says_why(run: Run) -> None:
+    """The run's folder is named, is there, and holds no key and no half-written account."""
+    assert f"  where   {run.run_dir} (" in run.said
+    assert run.run_dir.is_dir()
+    assert not list(run.run_dir.glob(".cause*"))
+    assert len([line for line in run.said.splitlines() if line.startswith("  what  ")]) == 1
+
+
 @pytest.mark.parametrize(("kind", "rank", "code"), [("skip_call", 0, "GL-CALL-01"), ("change_weight", 1, "GL-MESH-03")])
 def test_the_account_of_a_run_names_the_odd_rank(start: Start, kind: str, rank: int, code: str) -> None:
     run = start("generate", *SHORT, faults=fault(kind, Phase.CALL, rank))
@@ -407,16 +338,6 @@ def test_a_rank_that_does_not_come_is_named(by_hand: ByHand, tmp_path: Path, abs
     assert ended[there].ended == 13, by_hand.said(there)
     assert "GL-GATE-02" in one_line(by_hand.said(there))
     assert f"rank {absent}" in one_line(by_hand.said(there))
-
-
-def test_ranks_with_other_settings_see_the_table(by_hand: ByHand) -> None:
-    ended = by_hand(*SHORT, of_rank={"1": {"GENLOCK_CHECK_EVERY": 5}})
-    assert [outcome.ended for outcome in ended] == [13, 13]
-    for rank in (0, 1):
-        assert "GL-GATE-01" in one_line(by_hand.said(rank))
-        rows = [line.split() for line in by_hand.said(rank).splitlines()]
-        assert ["setting.check_every", "1", "0"] in rows
-        assert ["setting.check_every", "5", "1"] in rows
 
 
 def test_a_worker_that_cannot_read_its_share_says_so_and_is_named(

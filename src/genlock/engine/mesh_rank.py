@@ -21,6 +21,7 @@ import torch
 from genlock.engine.columns import Columns
 from genlock.engine.job import Job, ManifestValue, check_mesh, manifest
 from genlock.engine.phase_b import PhaseB
+from genlock.engine.planted import plant_in_load
 from genlock.engine.reference import hold_to_reference, keep_reference, whole
 from genlock.engine.solo import begin_trace, device_memory, load_stream
 from genlock.errors import GateRefused, GenlockError, InputOutputError, UsageError
@@ -117,6 +118,7 @@ class MeshRank:
         """This rank's shard of a job's model on its own device, past gate 2a."""
         self._starting = True
         self.watch.enter(Phase.LOAD)
+        plant_in_load(self.faults.at(self.rank, Phase.LOAD))
         job = replace(job, device=self.device)
         door = Mesh(
             self.group,
@@ -142,7 +144,9 @@ class MeshRank:
                 [str(each[f"weights.{part}"]) for each in said] for part in ("replicated", "sharded")
             )
             self.fingerprint = whole(replicated, sharded)
-            self.weights_note = hold_to_reference(job.weights, dtype_name(job.dtype), self.fingerprint)
+            self.weights_note = "weights held to no reference: that is off"
+            if Guard.WEIGHTS not in self.guards_off:
+                self.weights_note = hold_to_reference(job.weights, dtype_name(job.dtype), self.fingerprint)
         return PhaseB(stream, door, checks, strict=Guard.FINITE not in self.guards_off)
 
     def enter(self, phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None:
@@ -168,7 +172,7 @@ class MeshRank:
         self.reports = self.gate("gate 2b", {"compiled": False}, {"memory_bytes": memory, **self.seconds})
         groups.shorten(self.group, self.deadlines.group_s)
         self._starting = False
-        if self.rank == 0 and job.warm:
+        if self.rank == 0 and job.warm and Guard.WEIGHTS not in self.guards_off:
             keep_reference(job.weights, dtype_name(job.dtype), self.fingerprint)
 
     def leave(self) -> None:

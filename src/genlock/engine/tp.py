@@ -14,11 +14,11 @@ from torch import Tensor
 from genlock.engine.job import Job, ManifestValue
 from genlock.engine.mesh_rank import MeshRank
 from genlock.engine.warm_up import begin_job, count, warm_envelope
-from genlock.errors import GenlockError, UsageError
+from genlock.errors import EnvelopeRefused, GenlockError, UsageError
 from genlock.fabric.channel import Leader
 from genlock.generator.stream import OnCall, Stream
 from genlock.observe.rank_file import Moment, RankFile
-from genlock.settings import Guard, Phase, Settings, launch, warn_of_guards_off
+from genlock.settings import FaultKind, Guard, Phase, Settings, launch, warn_of_guards_off
 from genlock.wire.envelope import Envelope
 from genlock.wire.kinds import Action
 from genlock.wire.lifecycle import State, live
@@ -134,6 +134,8 @@ class InLockstep:
     def _run(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
         header = prepared.header
         self._ids = (header.call_id, header.chunk_index)
+        if FaultKind.REFUSE in self._rank.faults.at(0, Phase.ACCEPT, header.chunk_index):
+            raise self._leader.tell(EnvelopeRefused("seed is refused: a fault planted on purpose", field="seed"))
         self._leader.infer(prepared)
         self._enter(Phase.CALL)
         faults = self._rank.faults.at(0, Phase.CALL, header.chunk_index)

@@ -250,7 +250,8 @@ class Mesh:
         return f" during {self._open}" if self._open else ""
 
     def _refused(self, site: str, why: str, *, remedy: str = "") -> CollectiveRefused:
-        return CollectiveRefused(f"{site}{self._during()}: {why}", field=site, rank=self.rank, remedy=remedy)
+        rank = self.rank if self.group.member else None  # a stranger has no number here; whoever hears it knows it
+        return CollectiveRefused(f"{site}{self._during()}: {why}", field=site, rank=rank, remedy=remedy)
 
     def _failed(self, site: str, error: RuntimeError) -> GenlockError:
         return as_failure(error, where=f"on rank {self.rank} at {site}{self._during()}")

@@ -24,7 +24,6 @@ from genlock.wire.codec import (
     lay_out,
     pack,
     read_manifest,
-    shapes_only,
     unpack,
 )
 from genlock.wire.digest import bytes_digest, embeds_id, tensor_digest
@@ -109,8 +108,9 @@ def test_an_envelope_comes_back_as_it_was(name: str, dtype: torch.dtype) -> None
 def test_a_float_comes_back_as_it_was(bias: float) -> None:
     envelope = replace(CASE.envelope, attention_bias=bias)
     manifest, data, sent = describe(ENVELOPE, envelope)
-    assert build(ENVELOPE, read_manifest(ENVELOPE, data), sent).attention_bias == bias
-    assert manifest == read_manifest(ENVELOPE, data)
+    back, shapes = read_manifest(ENVELOPE, data)
+    assert build(ENVELOPE, back.scalars, sent).attention_bias == shapes.attention_bias == bias
+    assert manifest == back
 
 
 def test_what_the_sender_changes_later_does_not_change_what_was_prepared() -> None:
@@ -178,7 +178,7 @@ def test_a_manifest_is_refused_by_name(
 
 
 def read(data: bytes) -> Envelope:
-    return build(ENVELOPE, manifest := read_manifest(ENVELOPE, data), shapes_only(manifest.specs))
+    return read_manifest(ENVELOPE, data)[1]
 
 
 @pytest.mark.parametrize(

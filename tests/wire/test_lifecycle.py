@@ -7,6 +7,7 @@ are described to people.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -355,20 +356,13 @@ def test_a_session_that_cannot_work_does_not_begin() -> None:
 def test_an_older_result_is_dropped_and_a_newer_one_is_a_defect() -> None:
     expected = Stamp(action=Action.INFER, plan=Plan.V1_GENERATOR_ONLY, call_id=8, chunk_index=5, cache_epoch=2)
 
-    def answer(*, call_id: int = 8, chunk_index: int = 5, cache_epoch: int = 2) -> bool:
-        result = Stamp(
-            action=Action.RESULT,
-            plan=expected.plan,
-            call_id=call_id,
-            chunk_index=chunk_index,
-            cache_epoch=cache_epoch,
-        )
-        return deliverable(result, expected=expected, cache_epoch=2)
+    def answer(**said: Any) -> bool:
+        return deliverable(replace(expected, action=Action.RESULT, **said), expected=expected, cache_epoch=2)
 
     assert answer()
     assert not answer(cache_epoch=1)
     assert not answer(call_id=7, chunk_index=4)
-    for ahead in ({"call_id": 9}, {"cache_epoch": 3}, {"chunk_index": 4}):
+    for ahead in ({"call_id": 9}, {"cache_epoch": 3}, {"chunk_index": 4}, {"plan": Plan.V0_FULL_PIPELINE}):
         with pytest.raises(OutOfStep) as refusal:
             answer(**ahead)
         assert refusal.value.field == next(iter(ahead))

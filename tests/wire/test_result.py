@@ -62,6 +62,8 @@ def test_an_answer_comes_back_as_it_was(result: Result) -> None:
         (GOOD, "latents", torch.zeros(3, 16, 2)),
         (GOOD, "latents", torch.zeros(3, 16, 2, 2, dtype=torch.float64)),
         (GOOD, "ok", 1),
+        (GOOD, "ok", False),
+        (BAD, "ok", True),
         (GOOD, "call_id", -1),
         (GOOD, "call_id", 1.0),
         (GOOD, "chunk_index", -2),

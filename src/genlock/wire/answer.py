@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from genlock.errors import DigestMismatch, FrameRefused, GenlockError
-from genlock.wire.codec import build, describe, read_manifest
+from genlock.wire.codec import describe, read_manifest
 from genlock.wire.digest import bytes_digest
 from genlock.wire.prepare import FAULT
 from genlock.wire.result import Fault
@@ -77,7 +77,7 @@ def unpack_answer(data: bytes) -> Answer:
     head, digest, fault = data[: _HEAD.size], data[_HEAD.size : start], data[start:]
     if bytes_digest(head + fault) != int.from_bytes(digest, "little"):
         raise DigestMismatch("an answer is not the bytes that were sent", field="answer")
-    read = build(FAULT, read_manifest(FAULT, fault), {}) if fault else None
+    read = read_manifest(FAULT, fault)[1] if fault else None
     return Answer(kind=Kind(kind), call_id=call_id, fault=read)
 
 

@@ -116,7 +116,7 @@ def unpack(specs: Specs, payload: Tensor) -> dict[str, Tensor | None]:
     return {name: None if spec is None else _view(spec, payload) for name, spec in specs.items()}
 
 
-def shapes_only(specs: Specs) -> dict[str, Tensor | None]:
+def _shapes_only(specs: Specs) -> dict[str, Tensor | None]:
     """Tensors without bytes, on the meta device: what a manifest alone can be checked with."""
     return {
         name: None if spec is None else torch.empty(spec.shape, dtype=spec.dtype, device="meta")
@@ -124,9 +124,11 @@ def shapes_only(specs: Specs) -> dict[str, Tensor | None]:
     }
 
 
-def build(schema: Schema[Message], manifest: Manifest, tensors: Mapping[str, Tensor | None]) -> Message:
-    """The message of a manifest. Raises what its constructor raises."""
-    values: dict[str, Any] = dict(manifest.scalars)
+def build(
+    schema: Schema[Message], scalars: Mapping[str, Scalar | Record], tensors: Mapping[str, Tensor | None]
+) -> Message:
+    """The message of a manifest's scalars. Raises what its constructor raises."""
+    values: dict[str, Any] = dict(scalars)
     for name, enum in schema.enums:
         if values[name] is not None:
             values[name] = _enum(name, enum, values[name])
@@ -136,8 +138,25 @@ def build(schema: Schema[Message], manifest: Manifest, tensors: Mapping[str, Ten
     return schema.kind(**values, **tensors)
 
 
-def read_manifest(schema: Schema[Any], data: bytes) -> Manifest:
-    """A manifest, checked against its schema. Raises FrameRefused naming what is unknown, missing or not canonical."""
+def read_manifest(schema: Schema[Message], data: bytes) -> tuple[Manifest, Message]:
+    """A manifest, checked against its schema, and its message, tensors without bytes.
+
+    Raises FrameRefused naming what is unknown, missing, not canonical or not in its place, and what the message's
+    constructor raises. Places are judged last: a wrong shape moves all that lie behind it, and only the other fields
+    know whose it is.
+    """
+    scalars, said = _parse(schema, data)
+    message = build(schema, scalars, _shapes_only(said))
+    specs, payload_bytes = _places(
+        {name: None if spec is None else (spec.dtype, spec.shape) for name, spec in said.items()}
+    )
+    for name, spec in said.items():
+        if spec != specs[name]:
+            raise FrameRefused(f"{name}: offset is {spec and spec.offset}, not where it follows", field=name)
+    return Manifest(scalars, specs, payload_bytes), message
+
+
+def _parse(schema: Schema[Any], data: bytes) -> tuple[Mapping[str, Scalar | Record], Specs]:
     if len(data) > MAX_MANIFEST_BYTES:
         raise FrameRefused(f"a manifest of {len(data)} bytes, the most is {MAX_MANIFEST_BYTES}", field="manifest")
     try:
@@ -156,13 +175,7 @@ def read_manifest(schema: Schema[Any], data: bytes) -> Manifest:
     records = dict(schema.records)
     scalars = {name: _read_plain(name, records.get(name), value) for name, value in content["scalars"].items()}
     said = {name: _read_spec(name, value) for name, value in content["tensors"].items()}
-    specs, payload_bytes = _places(
-        {name: None if spec is None else (spec.dtype, spec.shape) for name, spec in said.items()}
-    )
-    for name, spec in said.items():
-        if spec != specs[name]:
-            raise FrameRefused(f"{name}: offset is {spec and spec.offset}, not where it follows", field=name)
-    return Manifest(scalars, specs, payload_bytes)
+    return scalars, said
 
 
 def _places(shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]] | None]) -> tuple[Specs, int]:

@@ -234,6 +234,8 @@ def deliverable(result: Stamp, *, expected: Stamp, cache_epoch: int, epoch_held:
     expected: the stamp of the oldest envelope not yet answered. cache_epoch: the sender's now. epoch_held: as in
     `State`. Raises OutOfStep for a result that is ahead of what was asked, or that answers another chunk.
     """
+    if result.plan is not expected.plan:
+        raise _differs(result, "plan", result.plan, expected.plan)
     for name, now in (*[("cache_epoch", cache_epoch)] * epoch_held, ("call_id", expected.call_id)):
         got = getattr(result, name)
         if got < now:

@@ -17,7 +17,7 @@ from torch import Tensor
 from genlock.errors import DigestMismatch, EnvelopeRefused, FrameRefused
 from genlock.generator.schedule import TABLE_ROWS
 from genlock.generator.window import Policy, Recache, Regime
-from genlock.wire.codec import Manifest, Message, Schema, build, describe, pack, read_manifest, shapes_only, unpack
+from genlock.wire.codec import Manifest, Message, Schema, build, describe, pack, read_manifest, unpack
 from genlock.wire.digest import embeds_id, tensor_digest
 from genlock.wire.envelope import Envelope
 from genlock.wire.header import Header, Stamp, open_frame, seal
@@ -49,7 +49,7 @@ class Announced(Generic[Message]):
 
     def unpack(self, payload: Tensor) -> Message:
         """The message, its tensors views of `payload` (uint8 [payload_bytes], any device), whose digest is known."""
-        return build(self.schema, self.manifest, unpack(self.manifest.specs, payload))
+        return build(self.schema, self.manifest.scalars, unpack(self.manifest.specs, payload))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,7 +128,7 @@ def receive(frame: bytes, state: State) -> Received:
         return Received(header=header, state=accept(state, header, chunk.shapes), chunk=chunk)
     if header.payload_bytes or (data and header.action is not Action.ERROR):
         raise FrameRefused(f"a {header.action.name} frame with more than its header", field="action")
-    fault = build(FAULT, read_manifest(FAULT, data), {}) if data else None
+    fault = read_manifest(FAULT, data)[1] if data else None
     return Received(header=header, state=accept(state, header, None), fault=fault)
 
 
@@ -170,11 +170,10 @@ def _prepare(schema: Schema[Message], message: Message, stamp: Stamp, digest: Di
 
 
 def _announced(schema: Schema[Message], header: Header, data: bytes) -> Announced[Message]:
-    manifest = read_manifest(schema, data)
+    manifest, shapes = read_manifest(schema, data)
     if manifest.payload_bytes != header.payload_bytes:
         what = f"payload_bytes is {header.payload_bytes}, the manifest's tensors take {manifest.payload_bytes}"
         raise FrameRefused(what, field="payload_bytes")
-    shapes = build(schema, manifest, shapes_only(manifest.specs))
     return Announced(header=header, schema=schema, manifest=manifest, shapes=shapes)
 
 

@@ -15,6 +15,7 @@ from genlock.wire.envelope import Envelope
 from genlock.wire.rules import (
     LATENT_DTYPES,
     TEXT_MAX,
+    agree,
     check_float,
     check_int,
     check_tensor,
@@ -83,16 +84,16 @@ class Result:
         check_type("ok", self.ok, bool)
         if self.fault is not None:
             check_type("fault", self.fault, Fault)
-        if (self.fault is None) != self.ok:
-            raise refuse("fault", self.fault, "there is one exactly where ok is False")
+        agree(
+            "that it is ok",
+            [("ok", self.ok), ("fault", self.fault is None), ("latents", self.latents is not None)],
+        )
         check_int("call_id", self.call_id)
         check_int("chunk_index", self.chunk_index, least=-1)
         for name in ("cache_epoch", "observed_generator_calls", "start_frame"):
             check_int(name, getattr(self, name))
         for name in ("wait_seconds", "payload_seconds", "generation_seconds"):
             check_float(name, getattr(self, name))
-        if (self.latents is not None) != self.ok:
-            raise refuse("latents", "there" if self.latents is not None else None, "there exactly where ok is True")
         if self.latents is not None:
             check_tensor("latents", self.latents, dims="FChw", dtypes=LATENT_DTYPES)
         check_tensor("verdicts", self.verdicts, dims="RB", dtypes=(torch.uint8,))

@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import random
 import shutil
 import signal
@@ -27,14 +26,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from genlock.drills.runs import (  # noqa: E402 - of this repository, which is on no path before
+from benchmarks.kept import RESULTS, keep, surroundings  # noqa: E402 - of this repository, which is on no path before
+
+from genlock.drills.runs import (  # noqa: E402
     KILL_BOUND_S,
     NOT_ENTERED,
     SHORT,
@@ -47,7 +46,7 @@ from genlock.drills.runs import (  # noqa: E402 - of this repository, which is o
 from genlock.drills.toy import write_toy_model  # noqa: E402
 from genlock.settings import Phase  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results" / "prove-mesh.json"
+OUT = RESULTS / "prove-mesh.json"
 CODE = {"kill": 11, "stop": 12}
 BOUND_S = {"kill": KILL_BOUND_S, "stop": STOP_BOUND_S}
 SIGNAL = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -197,30 +196,6 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def surroundings(words: list[str]) -> dict[str, Any]:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
-    return {
-        "command": " ".join(["python -m benchmarks.prove", *words]),
-        "commit": git("rev-parse", "HEAD"),
-        "changed_since": bool(git("status", "--porcelain", "--", "src", "tests/engine", "benchmarks/prove.py")),
-        "hardware": {
-            "cpu": cpu,
-            "cores": os.cpu_count(),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "linux": platform.release(),
-            **{name: metadata.version(name) for name in ("torch", "numpy", "av", "transformers")},
-        },
-        "deadline_s": D,
-    }
-
-
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["matrix", "clean", "random"], action="append")
@@ -230,11 +205,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--part", default="1/1", help="K/N: every Nth run, from the Kth")
     parser.add_argument("--resume", type=Path, nargs="*", help="keep rows of this commit from files; none: from --out")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args(words)
     sets = asked.only or ["matrix", "clean", *(["random"] if asked.random else [])]
 
-    about = surroundings(words)
+    about = {**surroundings("prove", words, "src"), "deadline_s": D}
     kept: dict[str, Row] = {}
     parts_before = []
     for earlier in [] if asked.resume is None else asked.resume or [asked.out]:
@@ -258,9 +233,7 @@ def main(words: list[str]) -> int:
             "not_applicable": not_entered,
             "rows": [asdict(row) for row in rows.values()],
         }
-        partial = asked.out.with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        partial.replace(asked.out)
+        keep(asked.out, result)
 
     cases: list[Case] = []
     if "matrix" in sets:

@@ -349,6 +349,13 @@ class GateMissed(GateRefused):
     default_remedy = "look at what the named ranks printed; start as many ranks as --mesh says"
 
 
+class PlanRefused(GateRefused):
+    """A plan whose workers lack something that they must load, or have loaded something that they must not."""
+
+    code = "GL-PLAN-01"
+    default_remedy = "choose a plan further up the ladder with --plan: it asks less of a worker"
+
+
 class LaunchRefused(GenlockError):
     """Ranks that cannot be started or cannot find each other: a port in use, a key file missing, a wrong key."""
 

@@ -128,6 +128,13 @@ class Settings:
         parity=Parity.ALL_RANKS,
         unit="ranks",
     )
+    plan: str = _option(
+        default="v1_generator_only",
+        doc="how much of a chunk every worker of a mesh prepares by itself: everything (`v0_full_pipeline`), all but "
+        "the context, all but context and noise, or nothing (`v1_generator_only`)",
+        parity=Parity.ALL_RANKS,
+        choices=("v0_full_pipeline", "v1a_context_override", "v1b_latents_override", "v1_generator_only"),
+    )
     deadline: int = _option(
         default=20,
         doc="how long a rank of a mesh may keep the others waiting in one phase of a chunk before the run ends",
@@ -294,6 +301,8 @@ class FaultKind(StrEnum):
     CHANGE_INPUT = "change_input"  # one value, after receipt
     CHANGE_WEIGHT = "change_weight"
     CHANGE_KV = "change_kv"
+    CHANGE_NOISE = "change_noise"  # one value of what a worker prepares by itself
+    CHANGE_ANCHOR = "change_anchor"  # the same, of its context's first frame
     SUM_UNPLANNED = "sum_unplanned"  # a collective that no pass has asked for
     SUM_OTHER_THREAD = "sum_other_thread"
     SUM_OTHER_GROUP = "sum_other_group"  # one that this rank is no member of

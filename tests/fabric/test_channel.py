@@ -106,6 +106,7 @@ class Worker:
 def verdict_of(call_id: int, state: State) -> Verdict:
     return Verdict(
         call_id=call_id,
+        prepared=call_id**7,
         observed_calls=3,
         ledger=call_id**9,
         end_abs=state.held.end_abs,
@@ -259,7 +260,7 @@ class Runs(RuleBasedStateMachine):
             for chunk, prepared in zip(worker.chunks[-1:], self.sent[-1:], strict=True):
                 assert chunk.header == prepared.header
                 assert chunk.payload.equal(prepared.payload)
-                assert chunk.envelope.noise.equal(prepared.unpack().noise)
+                assert chunk.message.noise.equal(prepared.unpack().noise)
 
     # -- what ends a run --
 

@@ -15,14 +15,24 @@ from genlock.wire.verdict import DIGEST_MOST, PLANNED, REFERENCE, VERDICT_BYTES,
 
 COLUMNS = [field.name for field in fields(Verdict)]
 RIGHT = Verdict(
-    call_id=7, observed_calls=5, ledger=2**127 + 3, end_abs=21, end=9, inputs=True, weights=True, kv=True, outputs=2**99
+    call_id=7,
+    prepared=2**126 + 5,
+    observed_calls=5,
+    ledger=2**127 + 3,
+    end_abs=21,
+    end=9,
+    inputs=True,
+    weights=True,
+    kv=True,
+    outputs=2**99,
 )
 
 digests = st.integers(0, DIGEST_MOST)
 flags = st.sampled_from((None, True, False))
 verdicts = st.builds(
     Verdict,
-    **{name: st.integers(0, 2**63 - 1) for name in PLANNED if name != "ledger"},
+    **{name: st.integers(0, 2**63 - 1) for name in PLANNED if name not in ("prepared", "ledger")},
+    prepared=digests,
     ledger=digests,
     **dict.fromkeys(REFERENCE, flags),
     outputs=st.none() | digests,
@@ -72,7 +82,7 @@ def test_a_flipped_bit_is_another_verdict_or_none(data: st.DataObject) -> None:
     assert read != verdict
 
 
-OTHER_VERSION = RIGHT.pack()[:4] + b"\x02\x00" + RIGHT.pack()[6:]
+OTHER_VERSION = RIGHT.pack()[:4] + b"\x7f\x00" + RIGHT.pack()[6:]
 
 
 @pytest.mark.parametrize("record", [b"", bytes(VERDICT_BYTES), OTHER_VERSION, RIGHT.pack()[:-1], RIGHT.pack() + b"\0"])

@@ -32,6 +32,7 @@ from genlock.observe.recorder import Recorder, recorder_path
 from genlock.settings import Deadlines, Faults, Launch, Phase, Settings, mesh_deadlines
 from genlock.wire.digest import embeds_id, tensor_digest
 from genlock.wire.envelope import Envelope
+from genlock.wire.events import Events
 from genlock.wire.kinds import Action, Regime
 from genlock.wire.lifecycle import State, begin, plan_infer
 from genlock.wire.prepare import Announced, Prepared, prepare, prepare_notice
@@ -158,7 +159,7 @@ def _follow(group: Group, leader: Connection, deadlines: Deadlines, rounds: int)
     follower.next()
 
 
-def _any_model(chunk: Announced[Envelope]) -> None:
+def _any_model(chunk: Announced[Envelope] | Announced[Events]) -> None:
     """There is none to hold a chunk against."""
 
 
@@ -204,7 +205,7 @@ def _as_message(envelope: Envelope) -> dict[str, Any]:
 
 
 def _verdict(call_id: int) -> Verdict:
-    return Verdict(call_id=call_id, observed_calls=STEPS, ledger=1, end_abs=6, end=6, inputs=True)
+    return Verdict(call_id=call_id, prepared=1, observed_calls=STEPS, ledger=1, end_abs=6, end=6, inputs=True)
 
 
 def _result(took: Mapping[str, list[float]], *, payload_bytes: int, rounds: int, ranks: int) -> ControlCost:

@@ -68,6 +68,13 @@ model_flag = click.option(
     "Example: --model models/krea-14b.",
 )
 
+plan_flag = click.option(
+    "--plan",
+    type=click.Choice(CHOICES["plan"]),
+    help="How much of a chunk each worker prepares by itself, from all to nothing; the frames are the same. "
+    "Default: GENLOCK_PLAN, else v1_generator_only. Example: --plan v0_full_pipeline.",
+)
+
 _MESH = (
     click.option(
         "--topology",

@@ -10,7 +10,16 @@ import click
 
 from genlock.cli._asks import timeline_of_file, timeline_of_flags
 from genlock.cli._delivery import Order, deliver
-from genlock.cli._flags import CHOICES, asking_flags, mesh_flags, model_flag, run_dir_flag, seed_flag, told
+from genlock.cli._flags import (
+    CHOICES,
+    asking_flags,
+    mesh_flags,
+    model_flag,
+    plan_flag,
+    run_dir_flag,
+    seed_flag,
+    told,
+)
 from genlock.cli._mesh import take_part
 from genlock.cli.main import Surroundings
 from genlock.errors import InputOutputError, UsageError, VideoUnreadable
@@ -101,6 +110,7 @@ A_PATH = click.Path(path_type=Path)
     help="Denoising steps of a chunk. Default: the model's own. Example: --steps 4.",
 )
 @mesh_flags
+@plan_flag
 @run_dir_flag
 @click.option("--list-words", is_flag=True, help="Print what the model can be told, by kind, and stop.")
 @click.pass_obj
@@ -117,6 +127,7 @@ def command(
     regime: str | None,
     topology: str | None,
     mesh: int | None,
+    plan: str | None,
     run_dir: str | None,
     list_words: bool,
     **rest: Any,
@@ -129,7 +140,7 @@ def command(
       genlock generate --prompt "a boat at noon" --prompt "a boat at night" --at 4 \\
         --transition 1 --seconds 10 --out night.mp4 --sheet night.png
     """
-    settings = told(model=model, device=device, regime=regime, topology=topology, mesh=mesh, run_dir=run_dir)
+    settings = told(model=model, device=device, regime=regime, topology=topology, mesh=mesh, plan=plan, run_dir=run_dir)
     if list_words:
         show_words(settings.model)
         return

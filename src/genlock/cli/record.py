@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genlock.cli._asks import timeline_of_flags
-from genlock.cli._flags import asking_flags, mesh_flags, model_flag, seed_flag, told
+from genlock.cli._flags import asking_flags, mesh_flags, model_flag, plan_flag, seed_flag, told
 from genlock.cli._mesh import take_part
 from genlock.cli.main import Surroundings
 from genlock.errors import UsageError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @seed_flag
 @model_flag
 @mesh_flags
+@plan_flag
 @click.option(
     "--case",
     default="session",
@@ -52,6 +53,7 @@ def command(
     model: str | None,
     topology: str | None,
     mesh: int | None,
+    plan: str | None,
     case: str,
 ) -> None:
     """Run a session and write noise, contexts, latents, keys, values and pixels to DIR.
@@ -63,7 +65,7 @@ def command(
     """
     if not prompts:
         raise UsageError("nothing to show", where="--prompt", remedy='add --prompt "what to show"')
-    settings = told(model=model, topology=topology, mesh=mesh)
+    settings = told(model=model, topology=topology, mesh=mesh, plan=plan)
     timeline = timeline_of_flags(prompts, at_s, cuts_at_s, transition_s)
 
     def jobs() -> list[Job]:

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 
 from genlock.engine.reference import SUFFIX
-from genlock.errors import CheckpointMissing, MeshRefused
+from genlock.errors import CheckpointMissing, MeshRefused, PlanRefused
 from genlock.generator.config import GeneratorConfig, latent_size
+from genlock.generator.model_folder import ModelFolder
 from genlock.generator.window import CachePolicy, Regime
 from genlock.settings import Parity, Settings, options
 from genlock.wire.digest import bytes_digest
 from genlock.wire.header import WIRE_VERSION
-from genlock.wire.kinds import Plan
+from genlock.wire.kinds import LOADS, Part, Plan
 from genlock.wire.rules import dtype_name
 
 ManifestValue = str | int | float | bool
@@ -31,11 +32,23 @@ HEAD_BYTES = 64 * 1024  # of a file that is no safetensors: enough to tell two a
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 
 
+FILES_OF = {Part.TEXT: ("text", "tokenizer"), Part.ENCODER: ("vae",), Part.DECODER: ("vae",)}  # roles in a folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage0Job:
+    """What a worker's own stage 0 is made of. steps: the list. remembered: prompts whose embeddings are kept."""
+
+    folder: ModelFolder
+    steps: tuple[int, ...]
+    remembered: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One model at one size. weights: a file or folder that `load_generator` reads. height, width: pixels. steps:
     denoise steps of a chunk. warm: whether every shape is run once before the first chunk. video: whether chunks may
-    come from input frames. attention_bias, pad_sink: as in a preset."""
+    come from input frames. attention_bias, pad_sink: as in a preset. stage0: where the plan has workers prepare."""
 
     name: str
     weights: Path
@@ -52,6 +65,7 @@ class Job:
     attention_bias: float = 1.0
     pad_sink: bool = False
     plan: Plan = Plan.V1_GENERATOR_ONLY
+    stage0: Stage0Job | None = None
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -71,7 +85,8 @@ class Job:
         }
 
     def manifest(self) -> dict[str, ManifestValue]:
-        """What must be equal on all ranks, by key. The weights by their sizes and headers, not by their path."""
+        """What must be equal on all ranks, by key. The weights by their sizes and headers, not by their path. Raises
+        CheckpointMissing, and PlanRefused for what a worker of this plan needs beside them."""
         values: dict[str, ManifestValue] = {
             "model": self.name,
             "plan": str(self.plan),
@@ -92,8 +107,34 @@ class Job:
             for key, value in asdict(self.policy).items()
         }
         for number, path in enumerate(weight_files(self.weights)):
-            values[f"weights.{number}"] = f"{path.name}, {path.stat().st_size} bytes, header {header_digest(path)}"
+            values[f"weights.{number}"] = about_file(path)
+        if self.stage0 is not None:
+            values |= {f"stage0.{role}": about_file(path) for role, path in needed(self.plan, self.stage0).items()}
         return values
+
+
+def about_file(path: Path) -> str:
+    """Of a folder its name alone."""
+    if path.is_dir():
+        return path.name
+    return f"{path.name}, {path.stat().st_size} bytes, header {header_digest(path)}"
+
+
+def needed(plan: Plan, stage0: Stage0Job) -> dict[str, Path]:
+    """The files of stage 0 that a worker of this plan loads, by role. Raises PlanRefused naming one that is missing."""
+    found: dict[str, Path] = {}
+    for part in sorted(LOADS[plan]):
+        for role in FILES_OF[part]:
+            try:
+                found[role] = stage0.folder.file(role)
+            except CheckpointMissing as missing:
+                without = [other for other in Plan if all(role not in FILES_OF[each] for each in LOADS[other])]
+                raise PlanRefused(
+                    f"{plan} has every worker load the {part}, and there is no {role} here",
+                    where=missing.where,
+                    remedy=f"put it there, or choose a plan that does without: --plan {without[0]}",
+                ) from None
+    return found
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from genlock.engine.phase_b import PhaseB
 from genlock.engine.planted import plant_in_load
 from genlock.engine.reference import hold_to_reference, keep_reference, whole
 from genlock.engine.solo import begin_trace, device_memory, load_stream
-from genlock.errors import GateRefused, GenlockError, InputOutputError, UsageError
+from genlock.errors import GenlockError, InputOutputError, PlanRefused, UsageError
 from genlock.fabric import groups
 from genlock.fabric.address import address_of
 from genlock.fabric.channel import last_word
@@ -37,9 +37,16 @@ from genlock.observe.process import age_s, memory_bytes
 from genlock.observe.rank_file import Moment, RankFile
 from genlock.observe.recorder import Recorder, recorder_path
 from genlock.settings import Guard, Launch, Phase, Settings, faults_from, guards_off, mesh_deadlines
+from genlock.wire.kinds import LOADS, Part, Plan
 from genlock.wire.rules import dtype_name
 
-GENERATOR_ONLY = ("genlock.media", "genlock.serve", "transformers", "av", "fastapi", "uvicorn")
+# Modules of rank 0's rooms and what they bring, and those that come with a part that a worker's plan has it load.
+RANK_0_ONLY = ("genlock.media", "genlock.serve", "transformers", "av", "fastapi", "uvicorn")
+MODULES_OF = {
+    Part.TEXT: ("genlock.media.text", "genlock.media.umt5", "transformers"),
+    Part.ENCODER: ("genlock.media.vae",),
+    Part.DECODER: ("genlock.media.vae",),
+}
 
 ALWAYS_COMPARED = ("setting.faults", "setting.guards_off")  # also where nothing else is
 
@@ -165,7 +172,7 @@ class MeshRank:
         """Past gate 2b: nothing is loaded that a rank must not have, and from now on collectives are bounded by D."""
         self.watch.enter(Phase.GATE_2B)
         if self.rank:
-            check_generator_only()
+            check_loaded(job.plan, sys.modules)
         self._spent("warm-up")
         memory = torch.cuda.max_memory_reserved() if job.device.type == "cuda" else memory_bytes().get("rss", 0)
         self.rank_file.write(Moment.READY)
@@ -227,8 +234,20 @@ def effective(stream: Stream) -> dict[str, ManifestValue]:
     }
 
 
-def check_generator_only() -> None:
-    """Raises GateRefused for a worker that has loaded what belongs to rank 0."""
-    loaded = sorted(name for name in sys.modules if name.startswith(GENERATOR_ONLY))
-    if loaded:
-        raise GateRefused(f"a generator-only worker has loaded {', '.join(loaded[:4])}", remedy="report this")
+def check_loaded(plan: Plan, modules: Iterable[str]) -> None:
+    """Raises PlanRefused for a worker that has loaded what its plan leaves to rank 0."""
+    allowed = tuple(name for part in LOADS[plan] for name in MODULES_OF[part])
+    beyond = sorted(
+        name
+        for name in rank_0_modules(modules)
+        if not (name.startswith(allowed) or (allowed and name == "genlock.media"))
+    )
+    if beyond:
+        raise PlanRefused(f"a worker of {plan} has loaded {', '.join(beyond[:4])}", remedy="report this")
+
+
+def rank_0_modules(modules: Iterable[str]) -> list[str]:
+    """Those of rank 0's rooms, and the libraries that these bring, which stand for all their modules."""
+    return sorted(
+        name for name in modules if name in RANK_0_ONLY or name.startswith(("genlock.media.", "genlock.serve."))
+    )

@@ -62,6 +62,7 @@ class PhaseB:
             outputs = tensor_digest(latents) if self.columns.due(header, Guard.OUTPUTS) else None
         verdict = Verdict(
             call_id=header.call_id,
+            prepared=header.manifest_digest,
             observed_calls=self.stream.observed_calls,
             ledger=self.door.ledger,
             end_abs=self.stream.held.end_abs,

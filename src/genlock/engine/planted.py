@@ -17,6 +17,7 @@ from genlock.fabric.collectives import Mesh
 from genlock.generator.sampler import Call
 from genlock.generator.stream import ChunkInputs, OnCall, Stream
 from genlock.settings import FaultKind
+from genlock.wire.envelope import Envelope
 
 
 def plant(
@@ -44,6 +45,17 @@ def plant_in_load(faults: tuple[FaultKind, ...]) -> None:
     """What a rank has that resolves a back end in another way than its peers."""
     if FaultKind.OTHER_BACKEND in faults:
         torch.use_deterministic_algorithms(not torch.are_deterministic_algorithms_enabled())
+
+
+def preparation_altered(faults: tuple[FaultKind, ...], envelope: Envelope) -> Envelope:
+    """What a worker with a defect would have prepared by itself."""
+    for kind, name in ((FaultKind.CHANGE_NOISE, "noise"), (FaultKind.CHANGE_ANCHOR, "context")):
+        tensor: Tensor | None = getattr(envelope, name)
+        if kind in faults and tensor is not None:
+            changed = tensor.clone()
+            changed.view(-1)[0] += 1.0
+            envelope = replace(envelope, **{name: changed})  # type: ignore[arg-type]
+    return envelope
 
 
 class _Altered:

@@ -21,6 +21,8 @@ from genlock.generator.stream import OnCall, Stream
 from genlock.observe.rank_file import RankFile
 from genlock.observe.trace import ABSORB, GENERATE, PACK, PLAN, VAE_DECODE
 from genlock.wire.envelope import Envelope, check_model
+from genlock.wire.events import Events
+from genlock.wire.kinds import LOADS
 from genlock.wire.lifecycle import State, accept
 from genlock.wire.prepare import Prepared, prepare
 
@@ -54,8 +56,16 @@ class Generation(Protocol):
         """What is worth saying about who generates, a line each."""
         ...
 
-    def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
-        """Latents [F, C, h, w] of `envelope`, which is what `prepared` unpacks to."""
+    def make(
+        self,
+        prepared: Prepared[Envelope],
+        envelope: Envelope,
+        on_call: OnCall | None = None,
+        *,
+        travels: Prepared[Events] | None = None,
+    ) -> Tensor:
+        """Latents [F, C, h, w] of `envelope`, which is what `prepared` unpacks to. travels: what workers that prepare
+        their own are sent in its place."""
         ...
 
     def ready(self) -> None:
@@ -106,12 +116,21 @@ class Made:
 
 
 class Engine:
-    """Runs one stream. `clock`: seconds, for the account of where time went."""
+    """Runs one stream. clock: seconds, for the account of where time went. shadow: workers that prepare their own are
+    sent the whole envelope besides."""
 
     def __init__(
-        self, *, planner: Planner, generation: Generation, vae: Vae | None, lifecycle: State, clock: Clock
+        self,
+        *,
+        planner: Planner,
+        generation: Generation,
+        vae: Vae | None,
+        lifecycle: State,
+        clock: Clock,
+        shadow: bool = False,
     ) -> None:
         self.planner, self.generation, self.vae, self._clock = planner, generation, vae, clock
+        self._shadow = shadow
         self.sender = self.receiver = lifecycle
         self.trace = generation.rank_file.trace
         self._decoder: Any = None
@@ -141,6 +160,7 @@ class Engine:
                 envelope = prepared.unpack()
                 check_model(envelope, self.stream.generator.config)
                 receiver = accept(self.receiver, prepared.header, envelope)
+                travels = self._events(planned, prepared, envelope, frames)
         except BaseException:
             self.planner.drop()
             raise
@@ -148,7 +168,7 @@ class Engine:
         self.planner.confirm(planned)
         packed = self._clock()
         with span(GENERATE):
-            latents = self.generation.make(prepared, envelope, on_call)
+            latents = self.generation.make(prepared, envelope, on_call, travels=travels)
         generated = self._clock()
         pixels = self._decode(latents, fresh=envelope.reset_kv)
         with span(ABSORB):
@@ -160,6 +180,17 @@ class Engine:
             "decode": self._clock() - generated,
         }
         return Made(planned=planned, envelope=envelope, latents=latents, pixels=pixels, seconds=seconds)
+
+    def _events(
+        self, planned: Planned, prepared: Prepared[Envelope], envelope: Envelope, frames: Tensor | None
+    ) -> Prepared[Events] | None:
+        """What workers prepare the same envelope from, under a plan that has them do so."""
+        if not LOADS[self.sender.plan]:
+            return None
+        from genlock.stage0.events import events_of  # noqa: PLC0415 - rank 0's room
+
+        events = events_of(planned, envelope, frames=frames, shadow=prepared if self._shadow else None)
+        return prepare(events, self.sender)[0]
 
     def _decode(self, latents: Tensor, *, fresh: bool) -> Tensor | None:
         """Clamped pixels [T, 3, H, W]; a cut begins a new stream of pixels."""

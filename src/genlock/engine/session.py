@@ -12,7 +12,7 @@ and knows nothing of files to write or terminals.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-from genlock.engine.job import Job
+from genlock.engine.job import Job, Stage0Job
+from genlock.engine.own_stage0 import Parts, stream_settings
 from genlock.engine.rounds import Engine, Generation
 from genlock.engine.solo import Alone, begin_trace, device_memory, load_stream
 from genlock.engine.warm_up import begin_job
@@ -29,18 +30,17 @@ from genlock.errors import DeviceUnavailable, UsageError
 from genlock.generator.config import latent_size
 from genlock.generator.model_folder import ModelFolder, read_model_folder
 from genlock.generator.presets import PRESETS, Preset, preset
-from genlock.generator.schedule import Schedule
 from genlock.generator.window import Policy, Regime
 from genlock.observe.rank_file import RankFile
 from genlock.observe.recorder import Recorder, recorder_path
 from genlock.observe.run_folder import RunNotes, new_folder
-from genlock.observe.trace import DELIVERED, FETCH, LOAD_MEDIA, PICTURE, SHOWN, VAE_ENCODE, SpanOf, Trace
+from genlock.observe.trace import DELIVERED, FETCH, LOAD_MEDIA, PICTURE, SHOWN, Trace
 from genlock.settings import Guard, Phase, Settings, warn_of_guards_off
+from genlock.wire.kinds import LOADS, Part, Plan
 from genlock.wire.lifecycle import State
 
 if TYPE_CHECKING:
     from genlock.media.text import TextEncoder
-    from genlock.media.vae import Vae
     from genlock.stage0.chunk import Planned
     from genlock.stage0.grid import Placement
     from genlock.stage0.planner import Planner
@@ -255,61 +255,38 @@ def open(
     try:
         trace = generation.rank_file.trace
         with trace.span(LOAD_MEDIA):
-            vae, text = load_media(folder, job.device, settings.text_cache, trace.span)
+            parts = Parts(
+                folder,
+                job.device,
+                parts=frozenset(Part),
+                remembered=settings.text_cache,
+                span_of=trace.span,
+            )
+        assert parts.text is not None  # all parts were asked for
         generation.ready()
         engine = Engine(
-            planner=session_planner(folder.preset, job, steps, vae, text, lifecycle, controls, trace.span),
+            planner=session_planner(folder.preset, job, steps, parts, lifecycle, controls),
             generation=generation,
-            vae=vae,
+            vae=parts.vae,
             lifecycle=lifecycle,
             clock=time.perf_counter,
+            shadow=settings.bring_up,
         )
         video = None if input_video is None else input_frames(Path(input_video), job, float(folder.preset.fps))
-        return Session(engine, text, used=folder.preset, job=job, words=folder.words, video=video)
+        return Session(engine, parts.text, used=folder.preset, job=job, words=folder.words, video=video)
     except BaseException as error:
         generation.close(lifecycle, error)
         raise
 
 
 def session_planner(
-    used: Preset,
-    job: Job,
-    steps: int | None,
-    vae: Vae,
-    text: TextEncoder,
-    lifecycle: State,
-    controls: Mapping[str, Any],
-    span_of: SpanOf,
+    used: Preset, job: Job, steps: int | None, parts: Parts, lifecycle: State, controls: Mapping[str, Any]
 ) -> Planner:
-    """Stage 0 of a session. steps: as asked. controls: seed and strength at the start. span_of: of each encoding."""
-    from genlock.stage0.chunk import Sources, StreamSettings  # noqa: PLC0415 - rank 0's rooms
-    from genlock.stage0.planner import Planner  # noqa: PLC0415
-    from genlock.stage0.timeline import Controls  # noqa: PLC0415
+    """Stage 0 of a session. steps: as asked. controls: seed and strength at the start."""
+    from genlock.stage0.planner import Planner  # noqa: PLC0415 - rank 0's room
 
-    settings = StreamSettings(
-        config=job.config,
-        height=job.height,
-        width=job.width,
-        dtype=job.dtype,
-        schedule=Schedule(used.shift),
-        steps=choose_steps(used.steps, steps),
-        warped=used.warped,
-        regime=job.regime,
-        fps=float(used.fps),
-        controls=Controls(attention_bias=used.attention_bias, **controls),
-        pad_sink=used.pad_sink,
-    )
-
-    def measured(name: str, work: Callable[[], T]) -> T:
-        with span_of(name):
-            return work()
-
-    sources = Sources(
-        text=lambda prompt: text.encode(prompt).cpu(),
-        image=lambda frame: measured(VAE_ENCODE, lambda: vae.encode_image(frame.to(job.device))),
-        video=lambda state, frames: measured(VAE_ENCODE, lambda: vae.encode_chunk(state, frames.to(job.device))),
-    )
-    return Planner(settings, sources, lifecycle)
+    settings = stream_settings(used, job, choose_steps(used.steps, steps), controls)
+    return Planner(settings, parts.sources(), lifecycle)
 
 
 def input_frames(path: Path, job: Job, fps: float) -> Iterator[Tensor]:
@@ -332,6 +309,11 @@ def session_job(
     height, width = height or used.height, width or used.width
     latent_size(height, width)
     device = choose_device(settings.device)
+    plan, own_steps = Plan(settings.plan), choose_steps(used.steps, steps)
+    if settings.topology == "solo" and LOADS[plan]:
+        raise UsageError(
+            f"the plan {plan} is about workers, and there are none", where="--plan", remedy="add --topology tp"
+        )
     chosen = used.regime if settings.regime == AUTO else Regime(settings.regime)
     return Job(
         name=used.name,
@@ -341,13 +323,15 @@ def session_job(
         regime=None if used.cache.policy is Policy.ROLLING else chosen,
         height=height,
         width=width,
-        steps=len(choose_steps(used.steps, steps)),
+        steps=len(own_steps),
         dtype=choose_dtype(settings.dtype, device),
         device=device,
         warm=settings.topology != "solo",
         video=video,
         attention_bias=used.attention_bias,
         pad_sink=used.pad_sink,
+        plan=plan,
+        stage0=Stage0Job(folder=folder, steps=own_steps, remembered=settings.text_cache) if LOADS[plan] else None,
     )
 
 
@@ -409,20 +393,3 @@ def choose_steps(own: tuple[int, ...], count: int | None) -> tuple[int, ...]:
     if count < 1:
         raise UsageError(f"{count} denoise steps", where="--steps", remedy="give 1 or more")
     return tuple(own[0] - round(own[0] * index / count) for index in range(count))
-
-
-def load_media(folder: ModelFolder, device: torch.device, remembered: int, span_of: SpanOf) -> tuple[Vae, TextEncoder]:
-    """VAE and text encoder: rank 0's alone. span_of: of each prompt that is encoded."""
-    from genlock.media.umt5 import load_text  # noqa: PLC0415 - rank 0's rooms
-    from genlock.media.vae_checkpoint import load_vae  # noqa: PLC0415
-
-    vae = load_vae(folder.file("vae"), device=str(device))
-    text = load_text(
-        folder.file("text"),
-        tokenizer=folder.file("tokenizer"),
-        max_tokens=folder.preset.generator.text_len,
-        device=str(device),
-        remembered=remembered,
-        span_of=span_of,
-    )
-    return vae, text

@@ -22,6 +22,7 @@ from genlock.observe.recorder import Recorder
 from genlock.observe.trace import SpanOf, Trace, unmeasured
 from genlock.settings import Phase
 from genlock.wire.envelope import Envelope
+from genlock.wire.events import Events
 from genlock.wire.lifecycle import State
 from genlock.wire.prepare import Prepared
 
@@ -35,7 +36,14 @@ class Alone:
         self.rank_file = rank_file or RankFile(None, Trace(), rank=0, about={})
         self.notes: tuple[str, ...] = ()
 
-    def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
+    def make(
+        self,
+        prepared: Prepared[Envelope],
+        envelope: Envelope,
+        on_call: OnCall | None = None,
+        *,
+        travels: Prepared[Events] | None = None,  # noqa: ARG002 - there is nobody to send it to
+    ) -> Tensor:
         """Latents [F, C, h, w]. Raises NotFinite, and as `Stream.run`."""
         header, trace = prepared.header, self.rank_file.trace
         trace.phase(Phase.CALL, call_id=header.call_id, chunk=header.chunk_index)

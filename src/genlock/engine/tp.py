@@ -20,6 +20,7 @@ from genlock.generator.stream import OnCall, Stream
 from genlock.observe.rank_file import Moment, RankFile
 from genlock.settings import FaultKind, Guard, Phase, Settings, launch, warn_of_guards_off
 from genlock.wire.envelope import Envelope
+from genlock.wire.events import Events
 from genlock.wire.kinds import Action
 from genlock.wire.lifecycle import State, live
 from genlock.wire.prepare import Prepared, prepare, prepare_notice
@@ -96,10 +97,18 @@ class InLockstep:
     def ready(self) -> None:
         self.rank_file.write(Moment.READY)
 
-    def make(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
-        """Latents [F, C, h, w], once every rank has done and holds the same. Raises PeerRefused before the payload is
-        sent; MeshDisagrees, CallCount, RankSilent, LinkBroken after it: the run is then over."""
-        latents = self._run(prepared, envelope, on_call)
+    def make(
+        self,
+        prepared: Prepared[Envelope],
+        envelope: Envelope,
+        on_call: OnCall | None = None,
+        *,
+        travels: Prepared[Events] | None = None,
+    ) -> Tensor:
+        """Latents [F, C, h, w], once every rank has done and holds the same. travels: what the workers are sent, if it
+        is not the envelope. Raises PeerRefused before the payload is sent; MeshDisagrees, CallCount, RankSilent,
+        LinkBroken after it: the run is then over."""
+        latents = self._run(prepared, envelope, on_call, travels=travels)
         self._enter(Phase.DELIVER)
         return latents
 
@@ -131,12 +140,19 @@ class InLockstep:
         call_id, chunk = self._ids
         self._rank.enter(phase, call_id=call_id, chunk=chunk)
 
-    def _run(self, prepared: Prepared[Envelope], envelope: Envelope, on_call: OnCall | None = None) -> Tensor:
+    def _run(
+        self,
+        prepared: Prepared[Envelope],
+        envelope: Envelope,
+        on_call: OnCall | None = None,
+        *,
+        travels: Prepared[Events] | None = None,
+    ) -> Tensor:
         header = prepared.header
         self._ids = (header.call_id, header.chunk_index)
         if FaultKind.REFUSE in self._rank.faults.at(0, Phase.ACCEPT, header.chunk_index):
             raise self._leader.tell(EnvelopeRefused("seed is refused: a fault planted on purpose", field="seed"))
-        self._leader.infer(prepared)
+        self._leader.infer(prepared if travels is None else travels)
         self._enter(Phase.CALL)
         faults = self._rank.faults.at(0, Phase.CALL, header.chunk_index)
         try:

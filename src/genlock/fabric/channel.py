@@ -24,7 +24,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -46,6 +46,7 @@ from genlock.settings import Deadlines, Phase
 from genlock.wire.answer import Answer, Kind, error_class, error_of, is_answer, is_fault, pack_answer, unpack_answer
 from genlock.wire.codec import describe
 from genlock.wire.envelope import Envelope
+from genlock.wire.events import Events
 from genlock.wire.header import FRAME_BYTES_MAX, Header, Stamp, open_frame, seal
 from genlock.wire.kinds import Action, Plan
 from genlock.wire.lifecycle import State
@@ -88,10 +89,11 @@ def untold(phase: Phase, *, call_id: int = -1, chunk: int = -1) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chunk:
-    """An accepted chunk, its bytes checked. payload: uint8 [payload_bytes] in host memory, which `envelope` views."""
+    """An accepted chunk, its bytes checked. message: which of the two, the plan says. payload: uint8 [payload_bytes] in
+    host memory, which it views."""
 
     header: Header
-    envelope: Envelope
+    message: Envelope | Events
     payload: Tensor
 
 
@@ -121,7 +123,7 @@ class Leader:
         self._last: Stamp = _NOTHING  # of the frame that was sent last
         self._last_words: dict[int, Fault] = {}
 
-    def infer(self, prepared: Prepared[Envelope]) -> None:
+    def infer(self, prepared: Prepared[Envelope] | Prepared[Events]) -> None:
         """Announces a chunk, and hands it out once every worker has accepted it.
 
         Raises PeerRefused if a worker refuses, with its rank and field, its own code in the text; LinkBroken or
@@ -276,7 +278,7 @@ class Follower:
         state: State,
         deadlines: Deadlines,
         *,
-        check: Callable[[Announced[Envelope]], None],
+        check: Callable[[Announced[Envelope] | Announced[Events]], None],
         look: Look | None = None,
         on_phase: OnPhase = untold,
     ) -> None:
@@ -349,7 +351,7 @@ class Follower:
             self._check(received.chunk)
         return received
 
-    def _take(self, received: Received, announced: Announced[Envelope]) -> Chunk:
+    def _take(self, received: Received, announced: Announced[Any]) -> Chunk:
         header = received.header
         self._say(Kind.ACCEPT, header)
         with self._told_to_leader():
@@ -360,8 +362,8 @@ class Follower:
         self._on_phase(Phase.PAYLOAD, call_id=header.call_id, chunk=header.chunk_index)
         with self._told_to_leader():
             payload = self._payloads.broadcast_payload(None, header.payload_bytes)
-            envelope = check_payload(announced, payload)
-        return Chunk(header=header, envelope=envelope, payload=payload)
+            message = check_payload(announced, payload)
+        return Chunk(header=header, message=message, payload=payload)
 
     def _await_go(self, header: Header) -> GenlockError | None:
         """None at GO; at an ERROR what it says. Raises OutOfStep for anything else."""

@@ -129,17 +129,19 @@ class Vae(nn.Module):
     a 3-D one; None takes what suits the device. All are the same function up to rounding (2e-5 in float32).
     Tensors come and go on the weights' device; inputs may have any floating type, results are float32, and the work is
     done in the weights' type. Latent scaling and norm lengths are float32 always. With `encoder=False` the VAE holds
-    what decoding needs and refuses to encode.
+    what decoding needs and refuses to encode, with `decoder=False` the other way round.
     """
 
-    def __init__(self, config: VaeConfig, *, encoder: bool = True, conv_form: ConvForm | None = None) -> None:
+    def __init__(
+        self, config: VaeConfig, *, encoder: bool = True, decoder: bool = True, conv_form: ConvForm | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.conv_form = conv_form
         channels = config.latent_channels
         self.encoder = Encoder(config) if encoder else None
         self.conv1 = PixelConv(2 * channels, 2 * channels) if encoder else None
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config) if decoder else None
         self.conv2 = PixelConv(channels, channels)
         self._scales: dict[torch.device, tuple[Tensor, Tensor]] = {}
         _initialise(self)
@@ -209,6 +211,8 @@ class Vae(nn.Module):
         return latents.float() * spread + centre
 
     def _decode(self, state: DecoderState | None, latents: Tensor, *, later: int) -> tuple[Tensor, DecoderState]:
+        if self.decoder is None:
+            raise UsageError("this VAE was loaded to encode only", remedy="load it with its decoder")
         parts = []
         for group in _split(latents, first=state is None, later=later):
             step = Step(None if state is None else state.memory, streams=latents.shape[0], form=self._form())

@@ -21,6 +21,7 @@ from genlock.media.vae import Vae, VaeConfig
 
 CONFIG_KEY = "config"  # of the safetensors metadata: JSON of VaeConfig.to_dict
 ENCODE_ONLY = ("encoder.", "conv1.")  # upstream names that decoding does without
+DECODE_ONLY = ("decoder.",)  # and those that encoding does without
 
 _TOP = {"conv1": "quant_conv", "conv2": "post_quant_conv"}
 _SIDE = {"conv1": "conv_in", "head.0": "norm_out", "head.2": "conv_out"}
@@ -60,13 +61,14 @@ def load_vae(
     config: VaeConfig | None = None,
     *,
     decode_only: bool = False,
+    encode_only: bool = False,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> Vae:
     """A VAE in evaluation mode, its weights in `dtype` on `device`, without gradients until they are asked for.
 
     source: a file as `open_tensors` takes it, or named tensors. config: None takes the one written in the file.
-    decode_only: reads and keeps the decoder alone. Names may be upstream's or diffusers'.
+    decode_only, encode_only: reads and keeps that half alone. Names may be upstream's or diffusers'.
     Raises CheckpointMissing, CheckpointUnreadable, CheckpointDtype; CheckpointKeys and CheckpointShape naming the
     tensor; CheckpointConfig if there is no configuration, or one that contradicts `config`.
     """
@@ -83,11 +85,11 @@ def load_vae(
             read, shapes, metadata = opened.read, opened.shapes, opened.metadata
         config = _agreed(config, metadata.get(CONFIG_KEY), where=where)
         with torch.device("meta"):
-            vae = Vae(config, encoder=not decode_only)
+            vae = Vae(config, encoder=not decode_only, decoder=not encode_only)
         wanted = {name: tuple(parameter.shape) for name, parameter in vae.state_dict().items()}
         stored = _stored_names(shapes, config, where=where)
-        if decode_only:
-            stored = {name: theirs for name, theirs in stored.items() if not name.startswith(ENCODE_ONLY)}
+        left = (*(ENCODE_ONLY if decode_only else ()), *(DECODE_ONLY if encode_only else ()))
+        stored = {name: theirs for name, theirs in stored.items() if not name.startswith(left)}
         _check_names(stored, wanted, where=where)
         for name, shape in wanted.items():
             _check_shape(stored[name], shapes[stored[name]], shape, where=where)

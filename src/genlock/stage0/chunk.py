@@ -130,6 +130,28 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Beginning:
+    """What the denoise loop begins with: timesteps, sigmas: float32 [n]. noise: [F, C, h, w], the input's latents mixed
+    in. step_noise: [n-1, F, C, h, w]."""
+
+    timesteps: Tensor
+    sigmas: Tensor
+    noise: Tensor
+    step_noise: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Given:
+    """What another stage 0 has made of a chunk, taken as it is. video: whether the chunk follows input frames, which
+    need not be here then. context: [k, C, h, w]. beginning: also in place of noise that would be drawn. None: this
+    stage 0 makes its own."""
+
+    video: bool
+    context: Tensor | None = None
+    beginning: Beginning | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Latents:
     """What the denoise loop begins with. noise: float32. start: the video's latents, to be mixed in at `share`."""
 
@@ -157,21 +179,27 @@ def plan_chunk(
     *,
     frames: Tensor | None = None,
     rebase: bool = False,
+    given: Given | None = None,
 ) -> Planned:
     """The next envelope. Order of work: 6.1 of the session's semantics, prompts first, noise last.
 
     sender: rank 0's sending copy of the lifecycle. requests: those due, with their numbers. frames: uint8
-    [T, H', W', 3] in video mode. rebase: ask for a re-base before it is due, while warming up.
+    [T, H', W', 3] in video mode. rebase: ask for a re-base before it is due, while warming up. given: what is not to be
+    made here.
     Raises PromptRefused, TimelineRefused, VideoInputRefused for what was asked; OutOfStep if the result that the
     context is made of has not been absorbed; CacheRefused for a chunk the cache cannot hold.
     """
     policy = sender.policy
-    grid = settings.grid(policy.chunk_frames, video=frames is not None)
+    given = given or Given(video=frames is not None)
+    grid = settings.grid(policy.chunk_frames, video=given.video)
     encode = padded_encode(sources, settings.config)
     asked, timeline = advance(state.timeline, [request for _, request in requests], encode, chunk_s=grid.chunk_s)
-    cut = asked.cut or _cuts_unasked(state, settings, asked, video=frames is not None)
+    cut = asked.cut or _cuts_unasked(state, settings, asked, video=given.video)
     first = cut or must_reset(sender)
-    latents = _initial_latents(state, settings, sources, asked, frames, grid, first=first)
+    if given.beginning is None:
+        latents = _initial_latents(state, settings, sources, asked, frames, grid, first=first)
+    else:
+        latents = _given_latents(given.beginning, video=given.video)
     embeds = asked.embedding.rows[: asked.embedding.length].to(device="cpu", dtype=settings.dtype).contiguous()
     due = plan_infer(
         sender,
@@ -182,10 +210,16 @@ def plan_chunk(
         cut=cut,
         rebase=rebase,
     )
-    context = None if first else _context(state.context, sender, due, sources)
+    context = given.context
+    if context is None and not first:
+        context = _context(state.context, sender, due, sources)
     seed = chunk_seed(asked.controls.seed, due.start_abs)
-    noise = _draw(settings, due, seed, latents.timesteps.shape[0])
-    initial = noise.initial if latents.start is None else mix(latents.start, noise.initial, latents.share)
+    if given.beginning is None:
+        noise = _draw(settings, due, seed, latents.timesteps.shape[0])
+        initial = noise.initial if latents.start is None else mix(latents.start, noise.initial, latents.share)
+        step_noise = noise.steps
+    else:
+        initial, step_noise = given.beginning.noise, given.beginning.step_noise
     envelope = Envelope(
         **due.fields(),
         height=settings.height,
@@ -195,7 +229,7 @@ def plan_chunk(
         attention_bias=asked.controls.attention_bias,
         pad_sink=settings.pad_sink,
         noise=initial.to(settings.dtype),
-        step_noise=noise.steps.to(settings.dtype),
+        step_noise=step_noise.to(settings.dtype),
         embeds=embeds,
         context=None if context is None else context.to(device="cpu", dtype=settings.dtype).contiguous(),
         seed=seed,
@@ -270,6 +304,11 @@ def _initial_latents(
         strength=strength,
         video=VideoState(encoder=encoder, last_frame=pixels[-1]),
     )
+
+
+def _given_latents(beginning: Beginning, *, video: bool) -> _Latents:
+    """The step list of another stage 0. The state says no more of the input than that there is one."""
+    return _Latents(timesteps=beginning.timesteps, sigmas=beginning.sigmas, video=VideoState() if video else None)
 
 
 def _context(window: ContextWindow, sender: State, due: Due, sources: Sources) -> Tensor | None:

@@ -104,11 +104,13 @@ def parse_request(entry: EventEntry) -> Request:
 
 def format_timeline(timeline: Timeline) -> str:
     """The JSON text that `parse_timeline` reads back as the same timeline."""
-    entry = TimelineEntry(version=VERSION, events=[_entry(request) for request in timeline.requests])
+    events = [entry_of(request, at=request.at_s or 0.0) for request in timeline.requests]
+    entry = TimelineEntry(version=VERSION, events=events)
     return msgspec.json.format(msgspec.json.encode(entry), indent=2).decode() + "\n"
 
 
-def _entry(request: Request) -> EventEntry:
+def entry_of(request: Request, *, at: float | None) -> EventEntry:
+    """The event that `parse_request` reads back as the same request, but for its time, which is `at`."""
     words: dict[str, Any] = {}
     if request.prompts is not None:
         parts = request.prompts.prompts
@@ -121,7 +123,7 @@ def _entry(request: Request) -> EventEntry:
     if step is not None:
         words["transition"] = TransitionEntry(chunks=step.chunks, seconds=step.seconds, method=step.method)
     return EventEntry(
-        at=request.at_s or 0.0,
+        at=at,
         cut=request.cut,
         seed=request.seed,
         strength=request.strength,

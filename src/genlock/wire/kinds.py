@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 
 from genlock.generator.window import Recache as Recache
@@ -25,6 +26,23 @@ class Plan(StrEnum):
     V1A_CONTEXT_OVERRIDE = "v1a_context_override"
     V1B_LATENTS_OVERRIDE = "v1b_latents_override"
     V1_GENERATOR_ONLY = "v1_generator_only"
+
+
+class Part(StrEnum):
+    """What of stage 0 a rank can have loaded."""
+
+    TEXT = "text encoder"
+    ENCODER = "VAE encoder"
+    DECODER = "VAE decoder"
+
+
+# The ladder: what a worker has of its own, and so makes by itself. What it cannot make travels to it.
+LOADS: Mapping[Plan, frozenset[Part]] = {
+    Plan.V0_FULL_PIPELINE: frozenset(Part),
+    Plan.V1A_CONTEXT_OVERRIDE: frozenset({Part.TEXT, Part.ENCODER}),
+    Plan.V1B_LATENTS_OVERRIDE: frozenset({Part.TEXT}),
+    Plan.V1_GENERATOR_ONLY: frozenset(),
+}
 
 
 class ContextSource(StrEnum):

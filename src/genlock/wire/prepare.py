@@ -7,35 +7,41 @@ Results are prepared and read by the same rules. Knows no connection and no coll
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from genlock.errors import DigestMismatch, EnvelopeRefused, FrameRefused
+from genlock.errors import DigestMismatch, EnvelopeRefused, FrameRefused, OutOfStep
 from genlock.generator.schedule import TABLE_ROWS
 from genlock.generator.window import Policy, Recache, Regime
 from genlock.wire.codec import Manifest, Message, Schema, build, describe, pack, read_manifest, unpack
 from genlock.wire.digest import embeds_id, tensor_digest
 from genlock.wire.envelope import Envelope
+from genlock.wire.events import Events
 from genlock.wire.header import Header, Stamp, open_frame, seal
-from genlock.wire.kinds import Action, Plan
+from genlock.wire.kinds import LOADS, Action, Plan
 from genlock.wire.lifecycle import State, accept, next_stamp
 from genlock.wire.result import Fault, Result
 from genlock.wire.rules import refuse
 
-ENVELOPE = Schema(
-    name="envelope",
-    kind=Envelope,
-    tensors=("timesteps", "sigmas", "noise", "step_noise", "embeds", "context"),
-    enums=(("plan", Plan), ("cache_policy", Policy), ("regime", Regime), ("recache", Recache)),
+_ENUMS = (("plan", Plan), ("cache_policy", Policy), ("regime", Regime), ("recache", Recache))
+_LATENTS = ("timesteps", "sigmas", "noise", "step_noise", "context")
+ENVELOPE = Schema(name="envelope", kind=Envelope, tensors=(*_LATENTS, "embeds"), enums=_ENUMS)
+EVENTS = Schema(
+    name="events",
+    kind=Events,
+    tensors=(*_LATENTS, "requests", "frames", "shadow_frame", "shadow_payload"),
+    enums=_ENUMS,
 )
 RESULT = Schema(name="result", kind=Result, tensors=("latents", "verdicts"), records=(("fault", Fault),))
 FAULT = Schema(name="fault", kind=Fault)
 
 Digest = Callable[[Tensor], int]
+Work = TypeVar("Work", Envelope, Events)  # what an INFER can carry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,22 +82,37 @@ class Received:
 
     header: Header
     state: State
-    chunk: Announced[Envelope] | None = None
+    chunk: Announced[Envelope] | Announced[Events] | None = None
     fault: Fault | None = None
 
 
-def prepare(envelope: Envelope, state: State, *, digest: Digest = tensor_digest) -> tuple[Prepared[Envelope], State]:
-    """The bytes of the next chunk and the sender's state once they are sent.
+def carried(state: State) -> Schema[Envelope] | Schema[Events]:
+    """The message that an INFER carries: follows from what was agreed at the start, never from what came.
+
+    Events where workers prepare their own. Chunks of warm-up mean nothing, so that there is nothing to prepare them
+    from: they are whole envelopes under every plan.
+    """
+    return EVENTS if LOADS[state.plan] and not state.warm else ENVELOPE
+
+
+def prepare(message: Work, state: State, *, digest: Digest = tensor_digest) -> tuple[Prepared[Work], State]:
+    """The bytes of the next chunk and the sender's state once they are sent. message: an envelope, or its events.
 
     Raises EnvelopeRefused for a field that breaks its rule, OutOfStep for one that does not follow from `state`,
     CacheRefused for a chunk the cache cannot hold, FrameRefused if what was written does not read back. Nothing has
     changed then.
     """
-    _check_host(ENVELOPE, envelope)
-    _check_contents(envelope)
-    stamp = next_stamp(state, Action.INFER, reset_kv=envelope.reset_kv)
-    next_state = accept(state, stamp, envelope)
-    return _prepare(ENVELOPE, envelope, stamp, digest), next_state
+    schema: Schema[Any] = ENVELOPE if isinstance(message, Envelope) else EVENTS
+    _check_host(schema, message)
+    _check_contents(message)
+    stamp = next_stamp(state, Action.INFER, reset_kv=message.reset_kv)
+    next_state = accept(state, stamp, outline(message))
+    return _prepare(schema, message, stamp, digest), next_state
+
+
+def outline(message: Envelope | Events) -> Envelope:
+    """What of a message is judged by its shapes alone."""
+    return message if isinstance(message, Envelope) else message.outline()
 
 
 def prepare_notice(action: Action, state: State, *, fault: Fault | None = None) -> tuple[bytes, State]:
@@ -124,8 +145,11 @@ def receive(frame: bytes, state: State) -> Received:
     """
     header, data = open_frame(frame)
     if header.action is Action.INFER:
-        chunk = _announced(ENVELOPE, header, data)
-        return Received(header=header, state=accept(state, header, chunk.shapes), chunk=chunk)
+        if header.plan is not state.plan:
+            raise OutOfStep(f"plan is {header.plan}, expected {state.plan}", field="plan", call_id=header.call_id)
+        schema: Schema[Any] = carried(state)
+        chunk = _announced(schema, header, data)
+        return Received(header=header, state=accept(state, header, outline(chunk.shapes)), chunk=chunk)
     if header.payload_bytes or (data and header.action is not Action.ERROR):
         raise FrameRefused(f"a {header.action.name} frame with more than its header", field="action")
     fault = read_manifest(FAULT, data)[1] if data else None
@@ -152,9 +176,25 @@ def check_payload(announced: Announced[Message], payload: Tensor) -> Message:
     if tensor_digest(payload) != announced.header.payload_digest:
         raise DigestMismatch("the payload is not the bytes that were announced", field="payload_digest")
     message = announced.unpack(payload)
-    if isinstance(message, Envelope):
+    if isinstance(message, Envelope | Events):
         _check_contents(message)
     return message
+
+
+def packed_shadow(prepared: Prepared[Envelope]) -> dict[str, Tensor]:
+    """Rank 0's own envelope as the fields of `Events` that carry it, uint8 [B] each."""
+    return {
+        "shadow_frame": torch.frombuffer(bytearray(prepared.frame), dtype=torch.uint8),
+        "shadow_payload": prepared.payload,
+    }
+
+
+def read_shadow(events: Events) -> Envelope | None:
+    """Rank 0's own envelope, if it travelled. Raises FrameRefused, DigestMismatch, EnvelopeRefused."""
+    if events.shadow_frame is None or events.shadow_payload is None:
+        return None
+    header, data = open_frame(bytes(events.shadow_frame.numpy()))
+    return check_payload(_announced(ENVELOPE, header, data), events.shadow_payload)
 
 
 def _prepare(schema: Schema[Message], message: Message, stamp: Stamp, digest: Digest) -> Prepared[Message]:
@@ -185,11 +225,23 @@ def _check_host(schema: Schema[Message], message: Message) -> None:
             raise refuse(name, f"on {tensor.device}", "must be in host memory")
 
 
-def _check_contents(envelope: Envelope) -> None:
-    """What shapes cannot show: the schedule's values, and that embeds_id is the digest of embeds."""
-    for name, values, most in (("timesteps", envelope.timesteps, float(TABLE_ROWS)), ("sigmas", envelope.sigmas, 1.0)):
-        listed = values.tolist()
+def _check_contents(message: Envelope | Events) -> None:
+    """What shapes cannot show: the schedule's values, that embeds_id is the digest of embeds, that requests can be
+    read."""
+    for name, values, most in (("timesteps", message.timesteps, float(TABLE_ROWS)), ("sigmas", message.sigmas, 1.0)):
+        listed = [] if values is None else values.tolist()
         if not all(0.0 <= value <= most for value in listed):
             raise refuse(name, listed, f"must lie in 0..{most}")
-    if embeds_id(envelope.embeds) != envelope.embeds_id:
-        raise EnvelopeRefused(f"embeds_id is {envelope.embeds_id}: not the digest of embeds", field="embeds_id")
+    if isinstance(message, Events):
+        _check_requests(message.requests)
+    elif embeds_id(message.embeds) != message.embeds_id:
+        raise EnvelopeRefused(f"embeds_id is {message.embeds_id}: not the digest of embeds", field="embeds_id")
+
+
+def _check_requests(requests: Tensor) -> None:
+    try:
+        listed = json.loads(bytes(requests.numpy()))
+    except (ValueError, RecursionError, UnicodeError):
+        listed = None
+    if type(listed) is not list or not all(type(request) is dict for request in listed):
+        raise EnvelopeRefused("requests are no JSON list of objects", field="requests")

@@ -16,17 +16,18 @@ from genlock.errors import FrameRefused, MeshDisagrees
 from genlock.wire.rules import INT64_MAX, check_int, check_type
 
 MAGIC = b"gnlv"
-VERSION = 1
+VERSION = 2
 DIGEST_MOST = 2**128 - 1
 
 # Measured against a reference of the rank's own, so that a False names the rank by itself. Causes before what follows.
 REFERENCE = ("inputs", "weights", "kv", "finite")
 # Follow from the announced plan. Rank 0 has held its own against the plan when it compares.
-PLANNED = ("call_id", "observed_calls", "ledger", "end_abs", "end")
+PLANNED = ("call_id", "prepared", "observed_calls", "ledger", "end_abs", "end")
 
-# magic, version, call_id, observed_calls, ledger, end_abs, end, four flags, whether there are outputs, outputs
-_RECORD = struct.Struct("<4sHqq16sqq4BB16s")
+# magic, version, call_id, prepared, observed_calls, ledger, end_abs, end, four flags, are there outputs, outputs
+_RECORD = struct.Struct("<4sHq16sq16sqq4BB16s")
 VERDICT_BYTES = _RECORD.size
+_DIGESTS = ("prepared", "ledger", "outputs")
 _FLAGS = (None, False, True)  # a flag's byte is its place here
 
 
@@ -34,12 +35,15 @@ _FLAGS = (None, False, True)  # a flag's byte is its place here
 class Verdict:
     """One rank after one chunk. Raises EnvelopeRefused naming a field out of its form.
 
-    ledger: rolling digest of the collectives made, 128 bits. end_abs, end: frames that the cache has seen and holds.
-    inputs, weights, kv, finite: whether they still are what this rank's reference says; None where the chunk's turn was
-    not to look. outputs: digest of the latents, 128 bits; None where not taken.
+    prepared: digest of header and manifest of what this rank computed from, which cover the payload, 128 bits: of what
+    it was sent, or of what it prepared by itself. ledger: rolling digest of the collectives made, 128 bits. end_abs,
+    end: frames that the cache has seen and holds. inputs, weights, kv, finite: whether they still are what this rank's
+    reference says; None where the chunk's turn was not to look. outputs: digest of the latents, 128 bits; None where
+    not taken.
     """
 
     call_id: int
+    prepared: int
     observed_calls: int
     ledger: int
     end_abs: int
@@ -52,7 +56,7 @@ class Verdict:
 
     def __post_init__(self) -> None:
         for name in PLANNED:
-            check_int(name, getattr(self, name), most=DIGEST_MOST if name == "ledger" else INT64_MAX)
+            check_int(name, getattr(self, name), most=DIGEST_MOST if name in _DIGESTS else INT64_MAX)
         for name in REFERENCE:
             if getattr(self, name) is not None:
                 check_type(name, getattr(self, name), bool)
@@ -65,6 +69,7 @@ class Verdict:
             MAGIC,
             VERSION,
             self.call_id,
+            self.prepared.to_bytes(16, "little"),
             self.observed_calls,
             self.ledger.to_bytes(16, "little"),
             self.end_abs,
@@ -79,7 +84,9 @@ def unpack(record: bytes) -> Verdict:
     """A record read. Raises FrameRefused for bytes that no rank of this version writes."""
     if len(record) != VERDICT_BYTES:
         raise FrameRefused(f"a verdict of {len(record)} bytes, expected {VERDICT_BYTES}", field="verdict")
-    magic, version, call_id, calls, ledger, end_abs, end, *flags, has_outputs, outputs = _RECORD.unpack(record)
+    magic, version, call_id, prepared, calls, ledger, end_abs, end, *flags, has_outputs, outputs = _RECORD.unpack(
+        record
+    )
     if (magic, version) != (MAGIC, VERSION):
         what = f"a verdict of {magic!r}, version {version}; known here: {MAGIC!r}, version {VERSION}"
         raise FrameRefused(what, field="verdict")
@@ -90,6 +97,7 @@ def unpack(record: bytes) -> Verdict:
         raise FrameRefused("outputs are marked as none and are there", field="outputs")
     return Verdict(
         call_id=call_id,
+        prepared=int.from_bytes(prepared, "little"),
         observed_calls=calls,
         ledger=int.from_bytes(ledger, "little"),
         end_abs=end_abs,
@@ -162,7 +170,7 @@ def _expect_equal(own: Verdict, column: str, values: Mapping[int, Any], *, what:
 
 def _show(column: str, value: Any) -> str:
     """Digests in hex."""
-    return f"{value:032x}" if column in ("ledger", "outputs") and type(value) is int else str(value)
+    return f"{value:032x}" if column in _DIGESTS and type(value) is int else str(value)
 
 
 def _ranks(ranks: list[int]) -> str:

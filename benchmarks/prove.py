@@ -1,199 +1,208 @@
 """The mesh proven on this machine: every rank killed and stopped in every phase, clean runs, strikes at random moments.
 
     python -m benchmarks.prove [--only matrix|clean|random] [--ranks N] [--clean N] [--random N]
-        [--part K/N] [--resume [FILE ...]]
+        [--part K/N] [--resume [FILE ...]] [--out FILE]
 
-Every row is one whole run of `genlock generate --topology tp` on a toy model with D = 3 s: real processes, real
-signals. It holds what was done, what was to be seen and what was: the exit code, the rank that was named, the seconds
-from the strike to the end of the command, and the processes that were left. Exits with 4 if one row falls short.
-Rows are kept as they come, so that `--resume` goes on where an interrupted proof of the same commit ended, or makes one
-of several parts.
+Every row is one case as `genlock drill` conducts it: a whole run of `genlock generate --topology tp` on a toy model
+with D = 3 s, real processes, real signals. It holds what was done, what was to be seen and what was: the exit code, the
+rank that was named, the seconds from the strike to the end of the command, and what fell short. Exits with 4 if a row
+does. Rows are kept as they come, so that `--resume` goes on where an interrupted proof of the same commit ended, or
+makes one of several parts.
+
+A random strike comes from outside. Its phase is drawn evenly from all that a rank goes through, launch and exit
+included, and its moment evenly from the time that this phase had in a clean run just before; where the run is faster or
+slower than that one was, it hits a neighbour: the row says which phase was hit.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from benchmarks.kept import RESULTS, keep, surroundings  # noqa: E402 - of this repository, which is on no path before
 
-from genlock.drills.runs import (  # noqa: E402
-    KILL_BOUND_S,
-    NOT_ENTERED,
-    SHORT,
-    STOP_BOUND_S,
-    D,
-    Run,
-    fault,
-    strikes,
-)
+from genlock.drills.catalogue import SIGNALLED, Case, signalled  # noqa: E402
+from genlock.drills.conduct import OVER, Outcome, conduct  # noqa: E402
+from genlock.drills.runs import NOT_ENTERED, PATIENCE_S, SHORT, D, Run, strikes  # noqa: E402
+from genlock.drills.strikes import signal_rank  # noqa: E402
 from genlock.drills.toy import write_toy_model  # noqa: E402
 from genlock.settings import Phase  # noqa: E402
 
 OUT = RESULTS / "prove-mesh.json"
-CODE = {"kill": 11, "stop": 12}
-BOUND_S = {"kill": KILL_BOUND_S, "stop": STOP_BOUND_S}
 SIGNAL = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
-LONGEST_S = 240.0
 FELL_SHORT = 4
-FIRST_ABOUT_S = 12.0  # a clean run, where none was measured yet
-BEFORE_THE_VIDEO = {phase for phase in Phase if phase not in (Phase.IDLE, Phase.DRAIN, Phase.EXIT)}
+PACED_EVERY = 20  # random strikes between two clean runs that say when each phase is
+DRAWS = 5  # of a moment, where the run was over before it
+BINS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 3.25, 3.5, 4.0, 5.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One run. what: kill, stop or clean. seconds: from the strike to the end of the command; of a clean run the whole
-    of it. whole_s: of the command, its start included. named: the rank in the account. fell_short: "" if nothing did.
-    """
+    """One run. what: kill, stop or clean. rank: who was struck. seconds: from the strike to the end of the command; of
+    a clean run the whole of it. named, phase: of the run's own account. fell_short: "" if nothing did."""
 
     name: str
     what: str
     rank: int | None
-    phase: str
-    code: int
-    named: int | None
     seconds: float
-    whole_s: float
-    left: int
+    named: int | None
+    phase: str
+    seen: str
     fell_short: str
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
     name: str
-    run: Callable[[Path, Path], Row]
+    what: str
+    rank: int | None
+    run: Callable[[Path, Path], Outcome]
 
 
-def matrix(ranks: int) -> Iterator[Case]:
+def generate(ranks: int) -> tuple[str, ...]:
+    return ("generate", *SHORT, "--mesh", str(ranks))
+
+
+def matrix(ranks: int) -> Iterator[Job]:
     for phase, rank in strikes(ranks):
         for what in ("kill", "stop"):
-            name = f"{what} rank {rank} in {phase}"
-
-            def run(folder: Path, model: Path, *, what: str = what, rank: int = rank, phase: Phase = phase) -> Row:
-                job = Run(folder, model, "generate", *SHORT, mesh=ranks, faults=fault(what, phase, rank))
-                row = judged(job, what, rank, phase, lambda: job.since(rank, phase))
-                if job.out.exists() and phase in BEFORE_THE_VIDEO:
-                    row = replace(row, fell_short=f"{row.fell_short}; a video that cannot be whole".lstrip("; "))
-                return row
-
-            yield Case(name, run)
+            case = replace(signalled(what, phase, rank), words=generate(ranks))
+            yield Job(name=case.injected, what=what, rank=rank, run=partial(conduct, case))
 
 
-def clean(ranks: int, count: int) -> Iterator[Case]:
+def clean(ranks: int, count: int) -> Iterator[Job]:
+    case = Case(injected="nothing", expected="a video", words=generate(ranks), code=0, video=True, bound_s=PATIENCE_S)
     for number in range(count):
-
-        def run(folder: Path, model: Path) -> Row:
-            job = Run(folder, model, "generate", *SHORT, mesh=ranks)
-            return judged(job, "clean", None, "", lambda: job.ended_s - job.began_s)
-
-        yield Case(f"clean run {number}", run)
+        yield Job(name=f"clean run {number}", what="clean", rank=None, run=partial(conduct, case))
 
 
-def at_random(ranks: int, count: int, seed: int, about_s: float) -> Iterator[Case]:
-    """Strikes from outside, at moments drawn evenly over a run of `about_s`, to ranks drawn evenly."""
-    rng = random.Random(seed)
+class Pace:
+    """When each phase of each rank is, in seconds from the start of the command, by the latest clean run."""
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks, self._asked = ranks, 0
+        self._windows: dict[tuple[int, Phase], list[tuple[float, float]]] = {}
+
+    def moment(self, rank: int, phase: Phase, rng: random.Random, folder: Path, model: Path) -> float:
+        if self._asked % PACED_EVERY == 0:
+            self._measure(folder / "paced", model)
+        self._asked += 1
+        return rng.uniform(*rng.choice(self._windows[rank, phase]))
+
+    def _measure(self, folder: Path, model: Path) -> None:
+        run = Run(folder, model, *generate(self._ranks), mesh=self._ranks)
+        if run.ended():
+            raise SystemExit(f"a clean run failed: {run.said}")
+        self._windows = {}
+        for rank in range(self._ranks):
+            entered = run.phases(rank)
+            starts = [entry.seconds for entry in entered] + [run.ended_s]
+            self._windows[rank, Phase.LAUNCH] = [(0.0, starts[0] - run.began_s)]
+            for entry, ends_s in zip(entered, starts[1:], strict=True):
+                window = (entry.seconds - run.began_s, ends_s - run.began_s)
+                self._windows.setdefault((rank, Phase(entry.text)), []).append(window)
+
+
+def at_random(ranks: int, count: int, seed: int) -> Iterator[Job]:
+    """The draws of strike N depend on the seed and N alone, whatever was run before."""
+    pace, places = Pace(ranks), strikes(ranks)
     for number in range(count):
-        what, rank, share = rng.choice(("kill", "stop")), rng.randrange(ranks), rng.random()
+        rng = random.Random(f"{seed}-{number}")
+        what, (phase, rank) = rng.choice(("kill", "stop")), rng.choice(places)
 
-        def run(folder: Path, model: Path, *, what: str = what, rank: int = rank, share: float = share) -> Row:
-            job = Run(folder, model, "generate", *SHORT, mesh=ranks)
-            time.sleep(share * about_s)
-            pid = job.rank_pid(rank)
-            while pid is None and job.process.poll() is None:  # not there yet
-                time.sleep(0.01)
-                pid = job.rank_pid(rank)
-            entered = job.phases(rank)
-            phase = entered[-1].text if entered else str(Phase.LAUNCH)
-            struck_s = time.monotonic()
-            try:
-                if pid is not None:
-                    os.kill(pid, SIGNAL[what])
-            except ProcessLookupError:
-                pid = None  # it has left, a moment ago
-            return judged(job, what, rank, phase, lambda: job.ended_s - struck_s, spared=pid is None)
+        def run(
+            folder: Path, model: Path, *, what: str = what, rank: int = rank, phase: Phase = phase, rng: Any = rng
+        ) -> Outcome:
+            outcome = None
+            for draw in range(DRAWS):
+                after_s = pace.moment(rank, phase, rng, folder / str(draw), model)
+                case = at_moment(ranks, what, rank, phase, after_s)
+                outcome = conduct(case, folder / str(draw) / "struck", model)
+                if outcome.fell_short != OVER:
+                    break
+            assert outcome is not None
+            return outcome
 
-        yield Case(f"random {number} of seed {seed}: {what} rank {rank} at {share:.3f} of a run", run)
+        yield Job(
+            name=f"random {number} of seed {seed}: {what} rank {rank} about {phase}", what=what, rank=rank, run=run
+        )
 
 
-def judged(
-    job: Run, what: str, rank: int | None, phase: str, seconds: Callable[[], float], *, spared: bool = False
-) -> Row:
-    """spared: the run was over before it could be struck, which must then be a good end."""
-    try:
-        code = job.ended(LONGEST_S)
-    except subprocess.TimeoutExpired:
-        code = -1
-    left, took_s = len(job.left()), seconds()
-    missed = []
-    if what == "clean" or spared:
-        missed += [] if code == 0 else [f"exit code {code}, not 0"]
-        missed += [] if job.out.is_file() else ["no video"]
-    else:
-        missed += [] if code == CODE[what] else [f"exit code {code}, not {CODE[what]}"]
-        missed += [] if job.named == rank else [f"rank {job.named} is named"]
-        missed += [] if took_s <= BOUND_S[what] else [f"{took_s:.1f} s"]
-    missed += [f"{left} processes left"] if left else []
-    if missed and job.said:
-        missed.append(" | ".join(line.strip() for line in job.said.splitlines()[:5]))
-    return Row(
-        name="",
-        what=what,
-        rank=rank,
-        phase=str(phase),
+def at_moment(ranks: int, what: str, rank: int, phase: Phase, after_s: float) -> Case:
+    says, code, bound_s = SIGNALLED[what]
+    return Case(
+        injected=f"{what} rank {rank} about {phase}, after {after_s:.2f} s",
+        expected=f"rank {rank} named within {bound_s:g} s",
+        words=generate(ranks),
+        strike=partial(signal_rank, rank=rank, number=SIGNAL[what], after_s=after_s),
         code=code,
-        named=job.named,
-        seconds=round(took_s, 2) if math.isfinite(took_s) else -1.0,
-        whole_s=round(job.ended_s - job.began_s, 2) if math.isfinite(job.ended_s) else -1.0,
-        left=left,
-        fell_short="; ".join(missed),
+        rank=rank,
+        says=f"rank {rank} {says}",
+        bound_s=bound_s,
     )
 
 
-def prove(cases: list[Case], kept: dict[str, Row], model: Path, report: Callable[[dict[str, Row]], None]) -> list[Row]:
-    """Runs what is not in `kept`, one after another; every row of `cases`."""
-    rows = {}
-    for number, case in enumerate(cases, start=1):
-        row = kept.get(case.name)
-        if row is None:
+def prove(jobs: list[Job], kept: dict[str, Row], model: Path, report: Callable[[dict[str, Row]], None]) -> list[Row]:
+    """Runs what is not in `kept`, one after another; every row of `jobs`."""
+    rows = []
+    for number, job in enumerate(jobs, start=1):
+        if job.name not in kept:
             with tempfile.TemporaryDirectory(prefix="prove-") as folder:
-                row = replace(case.run(Path(folder), model), name=case.name)
-            kept[case.name] = row
+                outcome = job.run(Path(folder), model)
+            kept[job.name] = Row(
+                name=job.name,
+                what=job.what,
+                rank=job.rank,
+                seconds=outcome.seconds,
+                named=outcome.named,
+                phase=outcome.phase,
+                seen=outcome.seen.replace(str(folder), "RUN"),
+                fell_short=outcome.fell_short.replace(str(folder), "RUN"),
+            )
             report(kept)
-        rows[case.name] = row
-        told = row.fell_short or f"exit code {row.code}" + ("" if row.named is None else f", rank {row.named} named")
-        print(f"{number:4}/{len(cases)}  {case.name:58} {row.seconds:6.2f} s  {told}", flush=True)
-    return list(rows.values())
+        row = kept[job.name]
+        rows.append(row)
+        print(
+            f"{number:4}/{len(jobs)}  {row.name:60} {row.seconds:6.2f} s  {row.fell_short or row.seen[:80]}", flush=True
+        )
+    return rows
 
 
 def table(rows: list[Row]) -> str:
-    """A line for each kind of run."""
+    """A line for each kind of run; how long it took from a strike to the end; and what the strikes hit."""
     lines = [f"{'':8}{'runs':>6}{'fell short':>12}{'median s':>10}{'slowest s':>11}{'bound s':>9}"]
     for what in ("kill", "stop", "clean"):
         found = [row for row in rows if row.what == what]
         if found:
             seconds = [row.seconds for row in found]
             short = sum(bool(row.fell_short) for row in found)
-            bound = f"{BOUND_S[what]:.0f}" if what in BOUND_S else ""
+            bound = f"{SIGNALLED[what][2]:g}" if what in SIGNALLED else ""
             lines.append(
                 f"{what:8}{len(found):6}{short:12}{statistics.median(seconds):10.2f}{max(seconds):11.2f}{bound:>9}"
             )
-    return "\n".join(lines)
+    for what in SIGNALLED:
+        bins = Counter(
+            next((top for top in BINS_S if row.seconds <= top), BINS_S[-1]) for row in rows if row.what == what
+        )
+        lines += [f"{what}, up to {top:4.2f} s: {bins[top]:4}  {'#' * bins[top]}" for top in BINS_S if bins[top]]
+    hit = Counter(row.phase for row in rows if row.what in SIGNALLED)
+    return "\n".join([*lines, "hit: " + ", ".join(f"{phase} {hit[phase]}" for phase in Phase if hit[phase])])
 
 
 def main(words: list[str]) -> int:
@@ -201,13 +210,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--only", choices=["matrix", "clean", "random"], action="append")
     parser.add_argument("--ranks", type=int, default=2, choices=[2, 4])
     parser.add_argument("--clean", type=int, default=50, help="clean runs")
-    parser.add_argument("--random", type=int, default=0, help="strikes at random moments")
+    parser.add_argument("--random", type=int, default=200, help="strikes at random moments")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--part", default="1/1", help="K/N: every Nth run, from the Kth")
     parser.add_argument("--resume", type=Path, nargs="*", help="keep rows of this commit from files; none: from --out")
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args(words)
-    sets = asked.only or ["matrix", "clean", *(["random"] if asked.random else [])]
+    sets = asked.only or ["matrix", "clean", "random"]
 
     about = {**surroundings("prove", words, "src"), "deadline_s": D}
     kept: dict[str, Row] = {}
@@ -235,21 +244,19 @@ def main(words: list[str]) -> int:
         }
         keep(asked.out, result)
 
-    cases: list[Case] = []
+    jobs: list[Job] = []
     if "matrix" in sets:
-        cases += matrix(asked.ranks)
+        jobs += matrix(asked.ranks)
     if "clean" in sets:
-        cases += clean(asked.ranks, asked.clean)
+        jobs += clean(asked.ranks, asked.clean)
     if "random" in sets:
-        whole = [row.whole_s for row in kept.values() if row.what == "clean"]
-        about_s = statistics.median(whole) if whole else FIRST_ABOUT_S
-        cases += at_random(asked.ranks, asked.random or 200, asked.seed, about_s)
+        jobs += at_random(asked.ranks, asked.random, asked.seed)
     part, _, parts = asked.part.partition("/")
-    cases = cases[int(part) - 1 :: int(parts)]
+    jobs = jobs[int(part) - 1 :: int(parts)]
 
     folder = Path(tempfile.mkdtemp(prefix="prove-model-"))
     try:
-        rows = prove(cases, kept, write_toy_model(folder), report)
+        rows = prove(jobs, kept, write_toy_model(folder), report)
     finally:
         shutil.rmtree(folder)
     report(kept)

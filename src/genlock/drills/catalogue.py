@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from genlock.drills.runs import ENDLESS, GONE_BOUND_S, KILL_BOUND_S, SHORT, STOP_BOUND_S, D, fault
+from genlock.drills.runs import ENDLESS, GONE_BOUND_S, KILL_BOUND_S, SHORT, STOP_BOUND_S, D, Run, fault
+from genlock.drills.strikes import fill_disk, kill_supervisor, stop_supervisor
 from genlock.settings import Parity, Phase, options
+
+Strike = Callable[[Run], float | None]
 
 GENERATE = ("generate", *SHORT)
 ANY_FAILURE = 1000
@@ -27,7 +30,7 @@ class Case:
 
     words: of a command on the mesh; scene: of `drills.scenes`, in its place. faults: as GENLOCK_FAULTS. guards_off: as
     GENLOCK_GUARDS_OFF. of_rank: variables of single ranks, which are then started one by one, as on several hosts.
-    strike: what `drills.conduct` does to the run from outside, by name. code: the exit code; ANY_FAILURE: any but 0.
+    strike: what is done to the run from outside, of `drills.strikes`. code: the exit code; ANY_FAILURE: any but 0.
     rank: who must be named, None for nobody. says: what must be printed, a regular expression. struck: rank and phase
     from whose entry `bound_s` counts, and `least_s`, of a hang; None: from the start of the command. video: whether one
     must be there at the end; None: either way. harm: what a scene sees may be amiss, which is what the case is for.
@@ -40,7 +43,7 @@ class Case:
     faults: str = "none"
     guards_off: str = "none"
     of_rank: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-    strike: str = ""
+    strike: Strike | None = None
     code: int = 10
     rank: int | None = None
     says: str = ""
@@ -378,7 +381,7 @@ CATALOGUE: tuple[Drill, ...] = (
                 injected="SIGKILL to the supervisor",
                 expected=f"all ranks gone within {GONE_BOUND_S:g} s, nothing printed",
                 words=("generate", *ENDLESS),
-                strike="kill supervisor",
+                strike=kill_supervisor,
                 code=-9,
                 bound_s=GONE_BOUND_S,
             ),
@@ -386,7 +389,7 @@ CATALOGUE: tuple[Drill, ...] = (
                 injected="SIGSTOP to the supervisor for longer than D, then SIGCONT and SIGTERM",
                 expected="the stream goes on, then drains; the video is whole",
                 words=("generate", *ENDLESS),
-                strike="stop supervisor",
+                strike=stop_supervisor,
                 code=0,
                 video=True,
             ),
@@ -400,7 +403,7 @@ CATALOGUE: tuple[Drill, ...] = (
                 injected="the video's disk is full",
                 expected="one line names the file; workers released",
                 words=("generate", *ENDLESS),
-                strike="full disk",
+                strike=fill_disk,
                 code=5,
                 says="GL-IO-01: .*out.mp4",
             ),

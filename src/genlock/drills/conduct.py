@@ -5,32 +5,33 @@ from __future__ import annotations
 import json
 import math
 import re
-import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from genlock.drills.catalogue import ANY_FAILURE, Case
-from genlock.drills.runs import Apart, D, Run, until
-from genlock.settings import Phase
+from genlock.drills.runs import GONE_BOUND_S, WHO, Apart, Run, RunOver, until
 
 SCENES = "genlock.drills.scenes"
-FILE_BYTES = 64 * 1024
+OVER = "the run was over before it could be struck"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """seconds: from the strike to the end, or of the whole command where nothing struck. fell_short: "" if nothing."""
+    """named, phase: the rank that the account is about, and where it was; None, "" where there is no account. seconds:
+    from the strike to the end, or of the whole command where nothing struck. fell_short: "" if nothing."""
 
     injected: str
     expected: str
     seen: str
     seconds: float
     fell_short: str
+    named: int | None = None
+    phase: str = ""
 
 
 def conduct(case: Case, folder: Path, model: Path) -> Outcome:
@@ -38,17 +39,21 @@ def conduct(case: Case, folder: Path, model: Path) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     run = _start(case, folder, model)
     try:
-        struck_s = STRIKES[case.strike](run) if case.strike else None
+        struck_s = case.strike(run) if case.strike else None
         code: int | None = run.ended()
-    except (subprocess.TimeoutExpired, TimeoutError, RuntimeError) as error:
-        return _outcome(case, str(error), float("nan"), [f"{type(error).__name__}: it did not end in time"])
+        if code == -signal.SIGKILL:  # the supervisor; its ranks have a moment to notice
+            with suppress(TimeoutError):
+                until(lambda: not run.left(), within_s=GONE_BOUND_S)
+        gone_s = time.monotonic() if code == -signal.SIGKILL else run.ended_s
+    except (subprocess.TimeoutExpired, TimeoutError) as error:
+        return _outcome(case, str(error), float("nan"), ["it did not end in time"])
+    except RunOver as error:
+        return _outcome(case, str(error), float("nan"), [OVER])
     finally:
-        if case.strike == "kill supervisor":
-            _wait_for_orphans(run)
         left = run.left()
         run.end()
     if struck_s is not None:
-        seconds = time.monotonic() - struck_s
+        seconds = gone_s - struck_s
     else:
         seconds = run.since(*case.struck) if case.struck else run.ended_s - run.began_s
     scene, amiss = _of_scene(run)
@@ -61,7 +66,9 @@ def conduct(case: Case, folder: Path, model: Path) -> Outcome:
     short += [] if in_time else [f"{seconds:.1f} s, not within {case.least_s:g} to {case.bound_s:g}"]
     short += [] if case.video is None or run.out.is_file() == case.video else [f"{'no' * case.video or 'a'} video"]
     short += [] if case.harm else [f"amiss: {what}" for what in amiss]
-    return _outcome(case, "; ".join([*scene, *_account(run, code)]), seconds, short)
+    who = WHO.search(run.said)
+    outcome = _outcome(case, "; ".join([*scene, *_account(run, code)]), seconds, short)
+    return replace(outcome, named=run.named, phase=who[3] if who else "")
 
 
 def _start(case: Case, folder: Path, model: Path) -> Run:
@@ -95,46 +102,3 @@ def _account(run: Run, code: int | None) -> list[str]:
     about = [lines[0].removeprefix("what").strip()] if lines else []
     others = [f"rank {number}: exit code {other}" for number, other in enumerate(run.codes) if other != code]
     return [f"exit code {code}", *others, *about]
-
-
-# -- from outside ----------------------------------------------------------------------------------------------------
-
-
-def _kill_supervisor(run: Run) -> float:
-    run.wait_for(Phase.IDLE, 3)
-    run.process.kill()
-    return time.monotonic()
-
-
-def _wait_for_orphans(run: Run) -> None:
-    try:
-        until(lambda: not run.left(), within_s=2 * D)
-    except TimeoutError:
-        return  # they are counted, and ended
-
-
-def _stop_supervisor(run: Run) -> None:
-    run.wait_for(Phase.IDLE, 3)
-    run.process.send_signal(signal.SIGSTOP)
-    held = run.phases(0)[-1].chunk
-    until(lambda: run.phases(0)[-1].chunk > held + 3)
-    time.sleep(D + 1)  # longer than D: what it hears when it goes on is old
-    run.process.send_signal(signal.SIGCONT)
-    run.wait_for(Phase.IDLE, run.phases(0)[-1].chunk + 5)
-    run.process.send_signal(signal.SIGTERM)
-
-
-def _fill_disk(run: Run) -> None:
-    """No file of rank 0 may become larger than this, as if its disk were full."""
-    run.wait_for(Phase.IDLE, 1)
-    pid = run.rank_pid(0)
-    if pid is None:
-        raise RuntimeError(f"rank 0 is not there: {run.said}")
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (FILE_BYTES, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-STRIKES: dict[str, Callable[[Run], float | None]] = {
-    "kill supervisor": _kill_supervisor,
-    "stop supervisor": _stop_supervisor,
-    "full disk": _fill_disk,
-}

@@ -56,6 +56,10 @@ def fault(kind: str, phase: Phase, rank: int, chunk: int = LAST_CHUNK) -> str:
     return f"{kind}:rank={rank},phase={phase},chunk={chunk}"
 
 
+class RunOver(Exception):
+    """The command ended before what was waited for."""
+
+
 class Run:
     """One command. folder: of this run alone, made if need be; holds its run folder, output and what it prints."""
 
@@ -187,7 +191,7 @@ class Run:
 
     def _gone(self) -> bool:
         if self.process.poll() is not None:
-            raise RuntimeError(f"the run ended before its time: {self.said}")
+            raise RunOver(self.said)
         return False
 
 

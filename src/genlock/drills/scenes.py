@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -55,9 +56,9 @@ class Stage:
         self.sent: list[tuple[Prepared[Envelope], Envelope]] = []
         make = self.engine.generation.make
 
-        def keep(prepared: Prepared[Envelope], envelope: Envelope, *more: object) -> Tensor:
+        def keep(prepared: Prepared[Envelope], envelope: Envelope, *more: Any, **named: Any) -> Tensor:
             self.sent.append((prepared, envelope))
-            return make(prepared, envelope, *more)  # type: ignore[arg-type]
+            return make(prepared, envelope, *more, **named)
 
         vars(self.engine.generation)["make"] = keep  # on this one object, in place of its class's method
 

@@ -20,7 +20,7 @@ SRC = Path(__file__).parents[1] / "src" / "genlock"
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["serve", "bench", "drills"],
+    ["serve", "bench", "drills", "report"],
     ["__init__"],
     ["engine"],
     ["fabric", "stage0"],
@@ -31,7 +31,7 @@ LAYERS = [
     ["errors"],
 ]
 LEVEL = {room: level for level, row in enumerate(LAYERS) for room in row}
-TORCHLESS = ("errors.py", "settings.py", "observe/", "engine/supervisor", "__init__.py", "cli/", "__main__.py")
+TORCHLESS = ("errors.py", "settings.py", "observe/", "report/", "engine/supervisor", "__init__.py", "cli/", "__main__.py")
 FILES = sorted(SRC.rglob("*.py"))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from genlock.observe.process import age_s, loaded_modules, memory_bytes
 from genlock.observe.recorder import PHASE
 from genlock.observe.run_folder import write_whole
-from genlock.observe.trace import Span, Trace
+from genlock.observe.trace import LOAD_MEDIA, Span, Trace
 from genlock.settings import START_PHASES, Phase
 
 WARM_CHUNK = 1  # the second chunk of a stream is the first with a context: after it nothing is made for the first time
@@ -69,14 +69,15 @@ class RankFile:
     def values(self) -> dict[str, Any]:
         """What the file holds. Seconds, bytes, counts; start: seconds of each phase of the start that is over."""
         trace = self.trace
+        start_s = {str(phase): trace.phases[phase].seconds for phase in START_PHASES if phase in trace.phases}
+        if LOAD_MEDIA in trace.totals:  # rank 0's, once the mesh is ready
+            start_s[LOAD_MEDIA] = trace.totals[LOAD_MEDIA].seconds
         return {
             "rank": self.rank,
             "pid": os.getpid(),
             "host": socket.gethostname(),
             **self.about,
-            "start_s": {
-                phase: round(trace.phases[phase].seconds, 3) for phase in START_PHASES if phase in trace.phases
-            },
+            "start_s": {name: round(seconds, 3) for name, seconds in start_s.items()},
             "ready_s": round(self._ready_s, 3),
             "memory_bytes": self._memory,
             "calls": {name: total.count for name, total in trace.totals.items()},

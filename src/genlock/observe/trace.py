@@ -127,9 +127,10 @@ class _Running:
         trace, seconds = self.trace, until_s - self.began_s
         if self.open is not None and trace.recorder is not None:
             trace.recorder.end(self.open, until_s)
-        total = _total(trace, self)
-        total.count += 1
-        total.seconds += seconds
+        if self.kind != MARK:
+            total = _total(trace, self)
+            total.count += 1
+            total.seconds += seconds
         if trace.listeners:
             span = Span(
                 name=self.name,

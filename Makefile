@@ -3,8 +3,8 @@
 #   make demo      a video from a prompt, and its contact sheet, in out/
 #   make test      everything that is checked: style, types, walls, golden replay, all tests
 #   make check     the quick half of it: style, types, house rules, generated docs
-#   make prove     ten thousand wrong frames; a mesh on this machine: every rank killed and stopped in every phase, 50
-#                  clean runs; half an hour
+#   make prove     ten thousand wrong frames, planted divergences; a mesh on this machine: every rank killed and stopped
+#                  in every phase, 50 clean runs; half an hour
 #   make evaluate  the shipped model against its bars: about an hour on two cores; stopped, it goes on where it was
 #
 # PIP_ARGS is passed to that one install, PYTHON chooses the interpreter, VENV another place for the environment.
@@ -66,6 +66,7 @@ docs: $(VENV)/.installed-dev
 # One run at a time, and nothing beside it: bounds in seconds are held against the clock. PROVE_ARGS: see its --help.
 prove: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.fuzz_wire
+	$(BIN)/python -m benchmarks.first_divergence
 	$(BIN)/python -m benchmarks.prove $(PROVE_ARGS)
 
 bench: $(RUNTIME)

@@ -14,7 +14,7 @@ def run_dir(tmp_path: Path) -> Path:
     for rank, site in enumerate(("blocks.0.o", "blocks.0.ffn")):
         recorder = Recorder(recorder_path(tmp_path, rank), 8)
         recorder.note("phase", call_id=3, chunk=2, text="generator call")
-        recorder.note(COLLECTIVE, call_id=3, chunk=2, op=1, text=site)
+        recorder.end(recorder.note(COLLECTIVE, call_id=3, chunk=2, op=1, text=site), 9.0)
         recorder.close()
     return tmp_path
 

@@ -70,7 +70,7 @@ def in_a_call(*sums: Sum, **options: Any) -> Mesh:
     return mesh
 
 
-def refused(action: Any, text: str, *, site: str, rank: int = RANK) -> None:
+def refused(action: Any, text: str, *, site: str, rank: int | None = RANK) -> None:
     with pytest.raises(CollectiveRefused, match=text) as caught:
         action()
     assert caught.value.code == "GL-COLL-01"
@@ -116,9 +116,9 @@ def test_another_thread_is_refused_at_every_method(backend: Backend) -> None:
 
 def test_a_rank_outside_the_group_is_refused(backend: Backend) -> None:
     mesh = door(rank=-1)
-    refused(lambda: mesh.begin_chunk(["denoise"]), "no member", site="begin_chunk", rank=-1)
-    refused(lambda: mesh.sum_partial(torch.ones(4), "a.o"), "no member", site="a.o", rank=-1)
-    refused(lambda: mesh.broadcast_payload(None, 4), "no member", site="payload", rank=-1)
+    refused(lambda: mesh.begin_chunk(["denoise"]), "no member", site="begin_chunk", rank=None)
+    refused(lambda: mesh.sum_partial(torch.ones(4), "a.o"), "no member", site="a.o", rank=None)
+    refused(lambda: mesh.broadcast_payload(None, 4), "no member", site="payload", rank=None)
     assert backend.calls == 0
 
 

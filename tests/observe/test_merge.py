@@ -24,8 +24,11 @@ def run(calls: int, ops: int) -> list[Entry]:
     return entries
 
 
-def note(kind: str, call_id: int, op: int, text: str, *, seconds: float = 1.0) -> Entry:
-    return Entry(number=1, seconds=seconds, call_id=call_id, chunk=call_id, op=op, kind=kind, text=text)
+def note(kind: str, call_id: int, op: int, text: str, *, seconds: float = 1.0, ended: bool = True) -> Entry:
+    until_s = seconds + 0.5 if ended and kind == COLLECTIVE else None
+    return Entry(
+        number=1, seconds=seconds, call_id=call_id, chunk=call_id, op=op, kind=kind, text=text, until_s=until_s
+    )
 
 
 sizes = st.integers(min_value=1, max_value=4)
@@ -68,6 +71,15 @@ def test_a_rank_that_ended_early_did_nothing_there(calls: int, ops: int, data: s
     assert merged.place == left[0]
     assert merged.did[1] == NOTHING
     assert merged.last[1] == (whole[cut - 1] if cut else None)
+
+
+def test_where_all_stand_in_one_collective_that_is_said() -> None:
+    inside = note(COLLECTIVE, 1, 3, "ffn", ended=False)
+    merged = merge({0: [*run(2, 2), inside, note(FAILURE, 1, 2, "GL-LINK-01")], 1: [*run(2, 2), inside]})
+    assert (merged.place, merged.compared) == ((1, 3), 4)
+    text = merged_text(merged)
+    assert "all stand at call 1, collective 3, after 4 that are the same:" in text
+    assert text.endswith("collective  call 1 chunk 1 op 3       ffn, entered and not finished")
 
 
 def test_the_text_says_where_and_what_each_did_last() -> None:

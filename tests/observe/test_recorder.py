@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genlock.errors import InputOutputError
-from genlock.observe.recorder import HEAD_BYTES, SLOT_BYTES, SPAN, Entry, Open, Recorder, read, read_writer
+from genlock.observe.recorder import HEAD_BYTES, SLOT_BYTES, SPAN, UNTIL_AT, Entry, Open, Recorder, read, read_writer
 
 ids = st.integers(min_value=-1, max_value=2**40)
 notes = st.lists(
@@ -57,9 +57,10 @@ def test_damage_costs_the_notes_that_it_hits(tmp_path_factory: pytest.TempPathFa
     place = data.draw(st.integers(min_value=HEAD_BYTES + SLOT_BYTES, max_value=end - 1))
     torn[place] ^= data.draw(st.integers(min_value=1, max_value=255))
     path.write_bytes(torn[: data.draw(st.integers(min_value=place + 1, max_value=len(torn)))])
-    hit = (place - HEAD_BYTES) // SLOT_BYTES - 1
-    assert hit not in [entry.op for entry in read(path)]
-    assert [entry.op for entry in read(path)][:hit] == list(range(hit))
+    hit, within = divmod(place - HEAD_BYTES, SLOT_BYTES)
+    kept = [entry.op for entry in read(path)]
+    assert within >= UNTIL_AT or hit - 1 not in kept, "what is covered by the checksum"
+    assert kept[: hit - 1] == list(range(hit - 1))
 
 
 def test_many_threads_note_at_once(tmp_path: Path) -> None:
@@ -81,12 +82,14 @@ def test_a_killed_process_leaves_its_notes(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from genlock.observe.recorder import Recorder\n"
         "recorder = Recorder(Path(sys.argv[1]), 16)\n"
-        "for op in range(20): recorder.note('collective', call_id=3, op=op, text='blocks.0.o')\n"
+        "for op in range(20): inside = recorder.note('collective', call_id=3, op=op, text='blocks.0.o')\n"
+        "recorder.end((inside[0] - 1, inside[1] - 1), 5.0)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "r.bin")], timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert [entry.op for entry in read(tmp_path / "r.bin")] == list(range(4, 20))
+    assert [entry.op for entry in read(tmp_path / "r.bin") if entry.until_s == 5.0] == [18], "the last was not finished"
 
 
 @given(st.lists(st.sampled_from(["begin", "end", "note"]), max_size=40), st.integers(min_value=1, max_value=6))

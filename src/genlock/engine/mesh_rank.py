@@ -132,6 +132,7 @@ class MeshRank:
             device=job.device,
             dtype=job.dtype,
             strict=self.settings.bring_up and Guard.FINITE not in self.guards_off,
+            on_enter=self.watch.wait_in,
             on_progress=self.watch.tick,
             guards_off=self.guards_off,
         )

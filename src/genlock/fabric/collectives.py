@@ -50,7 +50,8 @@ class Mesh:
     """One rank's door to the others: `generator.parallel.TensorParallel`, and the payload's way.
 
     group: the mesh. device: where the generator runs. dtype: its precision. strict: every summand is checked for NaN
-    and infinity, which waits for the device (bring-up). on_progress: told the site of each collective that is done.
+    and infinity, which waits for the device (bring-up). on_enter: told of each collective before it is made: pass,
+    operation, elements, site. on_progress: told the site of each that is done.
     guards_off: of `plan`, `call_count` and `ledger`, what is not held to here; nothing in a normal run.
     The thread that makes it owns it. `ledger` and `collectives` count from `begin_chunk`.
     """
@@ -62,21 +63,22 @@ class Mesh:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         strict: bool = False,
+        on_enter: Callable[[str], None] = unheard,
         on_progress: Callable[[str], None] = unheard,
         guards_off: frozenset[Guard] = frozenset(),
     ) -> None:
         self.group, self.device, self.dtype, self.strict = group, device, dtype, strict
-        self.on_progress = on_progress
+        self.on_enter, self.on_progress = on_enter, on_progress
         self._planned, self._counted, self._accounted = (
             guard not in guards_off for guard in (Guard.PLAN, Guard.CALL_COUNT, Guard.LEDGER)
         )
-        self.site = ""  # of the last collective entered
         self._handle = group.handle
         self._owner = threading.get_ident()
         self._ledger = Ledger()
         self._plan: tuple[str, ...] = ()
         self._begun = 0  # passes of the plan that were begun
         self._open = ""  # what collectives may now belong to; none at all if empty
+        self._pass = ""  # the same, with its place in the plan
         self._due: Sequence[Sum] | None = None  # of the open pass; None: any
         self._made = 0  # of them
         self._in_chunk = False
@@ -122,6 +124,7 @@ class Mesh:
             raise CallCount(f"pass {self._begun} is {call}, the plan has {due}", rank=self.rank)
         self._begun += 1
         self._open, self._due, self._made = call, sums, 0
+        self._pass = f"{call} {self._begun}"
         if self._accounted:
             self._ledger.open(call)
 
@@ -142,7 +145,7 @@ class Mesh:
     def opened(self, what: str) -> Iterator[None]:
         """Collectives outside any chunk that all ranks agreed to make: a probe while starting, a benchmark."""
         self._check_idle(what)
-        self._open, self._due = what, None
+        self._open, self._pass, self._due = what, what, None
         self._ledger.restart()
         try:
             yield
@@ -177,7 +180,7 @@ class Mesh:
         if self._planned:
             self._check_payload(payload, numel)
         carried = payload.to(self.device) if self.group.backend == "nccl" else payload
-        self.site = PAYLOAD
+        self.on_enter(f"{PAYLOAD}: broadcast {numel}")
         try:
             dist.broadcast(carried, group=self._handle, group_src=0)
         except RuntimeError as error:
@@ -202,7 +205,7 @@ class Mesh:
                 self._check_due(Sum(operation, site, tensor.numel()), self._due)
         if self.strict and not bool(torch.isfinite(tensor).all()):
             raise self._refused(site, "this rank's own part is not finite", remedy=NOT_FINITE)
-        self.site = site
+        self.on_enter(f"{self._pass}: {operation} {tensor.numel()} {site}")
         try:
             dist.all_reduce(tensor, group=self._handle)
         except RuntimeError as error:

@@ -43,7 +43,7 @@ from genlock.errors import (
 )
 from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, limit_s, up_bytes
 from genlock.observe.cause import Cause, Kind, cause_path
-from genlock.observe.recorder import COLLECTIVE, FAILURE, Recorder
+from genlock.observe.recorder import COLLECTIVE, FAILURE, Open, Recorder
 from genlock.observe.trace import Trace
 from genlock.settings import START_PHASES, Deadlines, FaultKind, Faults, Launch, Phase
 
@@ -107,6 +107,7 @@ class Watch:
         self._lines: dict[int, int] = {}  # descriptor -> rank
         self._exchanged: dict[int, tuple[int, Connection]] = {}  # descriptor -> rank, its beacon connection
         self._heard_s: dict[int, float] = {}
+        self._inside: Open | None = None  # the collective that main has entered, as the recorder has it
         self._ending = threading.Lock()
         self._closed = False
         self._stacks = _open_stacks(run_dir, self.rank)
@@ -137,6 +138,7 @@ class Watch:
         if call_id < 0 and chunk < 0 and phase not in START_PHASES:
             call_id, chunk = before.call_id, before.chunk
         same = (call_id, chunk) == (before.call_id, before.chunk)
+        self._inside = None
         self._since_s = time.monotonic()
         self._beacon = Beacon(
             phase=phase, call_id=call_id, chunk=chunk, op=before.op if same else 0, counter=before.counter + 1
@@ -146,8 +148,18 @@ class Watch:
         for kind in self._faults.at(self.rank, phase, chunk):
             self._strike(kind, phase, chunk)
 
+    def wait_in(self, what: str) -> None:
+        """The main thread enters a collective, in which others may keep it."""
+        if self._recorder is not None:
+            here = self._beacon
+            self._inside = self._recorder.note(
+                COLLECTIVE, call_id=here.call_id, chunk=here.chunk, op=here.op + 1, text=what
+            )
+
     def tick(self, site: str = "") -> None:
         """A collective is done, at `site`. Restarts the clock of a generator call, which is held to its last one."""
+        if self._inside is None:
+            self.wait_in(site or self._beacon.phase)
         before = self._beacon
         moved = before.phase is Phase.CALL
         if moved:
@@ -159,10 +171,9 @@ class Watch:
             op=before.op + 1,
             counter=before.counter + moved,
         )
-        if self._recorder is not None:
-            self._recorder.note(
-                COLLECTIVE, call_id=before.call_id, chunk=before.chunk, op=self._beacon.op, text=site or before.phase
-            )
+        if self._recorder is not None and self._inside is not None:
+            self._recorder.end(self._inside, time.monotonic())
+            self._inside = None
 
     def hang_up(self, connection_fd: int, rank: int) -> None:
         """Watch a control connection to `rank`, also while main is in a collective: its end ends this rank too."""

@@ -1,10 +1,10 @@
 """The flight recorder of one rank: the last few thousand things it did, in a file that survives its death.
 
 Two rings of fixed-size slots in a mapped file: a note costs a few microseconds and no system call, and what was noted
-is in the file as soon as it is noted, also when the process is killed a moment later. Spans, things with a beginning
-and an end, have the longer ring: a chunk makes a dozen of them and hundreds of collectives. A span's slot is written
-when it begins and again when it ends, so that one which never ended is there too. One slot more holds the latest
-beacon. A slot that was being written when the process died fails its checksum and is left out when the file is read.
+is in the file as soon as it is noted, also when the process is killed a moment later. Spans have the longer ring: a
+chunk makes a dozen of them and hundreds of collectives. What takes time is written when it begins and its end is put
+beside it, so that what never ended is there too. One slot more holds the latest beacon. A slot that was being written
+when the process died fails its checksum and is left out when the file is read.
 The file's head says which host's clock its seconds are of, and how far that is from the time of day.
 Knows nothing of what is noted. No torch.
 """
@@ -23,25 +23,27 @@ from pathlib import Path
 
 from genlock.errors import InputOutputError
 
-MAGIC = b"GLREC02\n"
-HEADER = struct.Struct("<8sIqd40s")  # magic, bytes of a slot, process id, time of day less monotonic clock, host
+MAGIC = b"GLREC03\n"
+HEADER = struct.Struct("<8sIqd40s4x")  # magic, bytes of a slot, process id, time of day less monotonic clock, host
 HEAD_BYTES = HEADER.size
-BODY = struct.Struct("<Qddqqq16s68s")  # number, seconds, end of a span, call, chunk, op, kind, text
+BODY = struct.Struct("<Qdqqq16s68s")  # number, seconds, call, chunk, op, kind, text
 NUMBER = struct.Struct("<Q")
-CHECK = struct.Struct("<I")  # crc32 of the body
-SLOT_BYTES = BODY.size + CHECK.size
+REST = struct.Struct("<Id")  # crc32 of the body; and, not covered by it, when what was noted ended
+UNTIL = struct.Struct("<d")
+UNTIL_AT = BODY.size + REST.size - UNTIL.size
+SLOT_BYTES = BODY.size + REST.size
 KIND_BYTES, TEXT_BYTES = 16, 68
 # Kinds of notes that readers know; any other word is as good.
 BEACON, PHASE, COLLECTIVE, FAILURE, SPAN, MARK = "beacon", "phase", "collective", "failure", "span", "mark"
 NOT_ENDED = -1.0
 
-Open = tuple[int, int, float, str, int, int, int, str]  # a span that has begun: its slot, and what stands in it
+Open = tuple[int, int]  # what was noted and goes on: its slot and its number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One note. number: from 1, over the process's life. seconds: of this host's monotonic clock; of a span, when it
-    began. until_s: when a span ended, None where it has not, and of other notes. -1: no such id."""
+    """One note. number: from 1, over the process's life. seconds: of this host's monotonic clock; of what takes time,
+    when it began. until_s: when it ended, None where it has not, and of other notes. -1: no such id."""
 
     number: int
     seconds: float
@@ -93,38 +95,39 @@ class Recorder:
         # `next` is one step for every thread, so that no two share a slot
         self._numbers, self._noted, self._begun = itertools.count(1), itertools.count(), itertools.count()
 
-    def note(self, kind: str, *, call_id: int = -1, chunk: int = -1, op: int = -1, text: str = "") -> None:
-        """kind: one word (16 bytes are kept). text: whatever helps (68 bytes are kept)."""
+    def note(self, kind: str, *, call_id: int = -1, chunk: int = -1, op: int = -1, text: str = "") -> Open:
+        """kind: one word (16 bytes are kept). text: whatever helps (68 bytes are kept). What is returned is for the end
+        of what takes time."""
         slot = 1 + next(self._noted) % self._slots
-        self._write((slot, next(self._numbers), time.monotonic(), kind, call_id, chunk, op, text))
+        return self._write(slot, next(self._numbers), time.monotonic(), kind, call_id, chunk, op, text)
 
     def begin(
         self, kind: str, *, began_s: float, call_id: int = -1, chunk: int = -1, op: int = -1, text: str = ""
     ) -> Open:
         """A span begins, at `began_s` of the monotonic clock; what is returned is for its end."""
         slot = 1 + self._slots + next(self._begun) % self._span_slots
-        span = (slot, next(self._numbers), began_s, kind, call_id, chunk, op, text)
-        self._write(span)
-        return span
+        return self._write(slot, next(self._numbers), began_s, kind, call_id, chunk, op, text)
 
-    def end(self, span: Open, until_s: float) -> None:
-        """A span has ended, unless its slot was taken by a later one meanwhile."""
-        start = HEAD_BYTES + span[0] * SLOT_BYTES
-        if NUMBER.unpack_from(self._map, start)[0] == span[1]:
-            self._write(span, until_s)
+    def end(self, what: Open, until_s: float) -> None:
+        """What was noted has ended, unless its slot was taken by something later meanwhile."""
+        start = HEAD_BYTES + what[0] * SLOT_BYTES
+        if NUMBER.unpack_from(self._map, start)[0] == what[1]:
+            UNTIL.pack_into(self._map, start + UNTIL_AT, until_s)
 
     def beacon(self, *, call_id: int, chunk: int, op: int, text: str) -> None:
         """The latest sign of life, in a slot of its own."""
-        self._write((0, 0, time.monotonic(), BEACON, call_id, chunk, op, text))
+        self._write(0, 0, time.monotonic(), BEACON, call_id, chunk, op, text)
 
     def close(self) -> None:
         self._map.close()
 
-    def _write(self, held: Open, until_s: float = NOT_ENDED) -> None:
-        slot, number, seconds, kind, call_id, chunk, op, text = held
-        body = BODY.pack(number, seconds, until_s, call_id, chunk, op, kind.encode(), text.encode())
+    def _write(
+        self, slot: int, number: int, seconds: float, kind: str, call_id: int, chunk: int, op: int, text: str
+    ) -> Open:
+        body = BODY.pack(number, seconds, call_id, chunk, op, kind.encode(), text.encode())
         start = HEAD_BYTES + slot * SLOT_BYTES
-        self._map[start : start + SLOT_BYTES] = body + CHECK.pack(zlib.crc32(body))
+        self._map[start : start + SLOT_BYTES] = body + REST.pack(zlib.crc32(body), NOT_ENDED)
+        return slot, number
 
 
 def read(path: Path) -> list[Entry]:
@@ -155,10 +158,11 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _entry(slot: bytes) -> Entry | None:
-    body, check = slot[: BODY.size], slot[BODY.size :]
-    if CHECK.unpack(check)[0] != zlib.crc32(body):
+    body = slot[: BODY.size]
+    check, until_s = REST.unpack_from(slot, BODY.size)
+    if check != zlib.crc32(body):
         return None
-    number, seconds, until_s, call_id, chunk, op, kind, text = BODY.unpack(body)
+    number, seconds, call_id, chunk, op, kind, text = BODY.unpack(body)
     return Entry(
         number=number,
         seconds=seconds,

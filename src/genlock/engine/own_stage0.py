@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genlock.engine.job import Job
 from genlock.engine.planted import preparation_altered
+from genlock.generator.config import pixel_frames
 from genlock.generator.model_folder import ModelFolder
 from genlock.generator.presets import Preset
 from genlock.generator.schedule import Schedule
@@ -92,6 +93,26 @@ class Parts:
 
         return Sources(text=embed, image=image, video=video)
 
+    @torch.inference_mode()
+    def rehearse(self, job: Job) -> None:
+        """Every shape of the VAE once, not measured: on some devices the first run of each is slow."""
+        vae, chunk = self.vae, job.policy.chunk_frames
+        if vae is None:
+            return
+        rows, columns = job.latent_size
+
+        def pixels(count: int) -> Tensor:
+            return torch.zeros(1, count, 3, job.height, job.width, device=self.device)
+
+        state: Any = None
+        vae.encode_image(pixels(1)[:, 0])
+        for count in (pixel_frames(chunk + 1, first=True), pixel_frames(chunk, first=False)) if job.video else ():
+            _, state = vae.encode_chunk(state, pixels(count))
+        state = None
+        for _ in range(2) if vae.decoder is not None else ():
+            latents = torch.zeros(1, chunk, job.config.latent_channels, rows, columns, device=self.device)
+            _, state = vae.decode_chunk(state, latents)
+
     def decode(self, latents: Tensor, *, fresh: bool) -> Tensor | None:
         """Clamped pixels [T, 3, H, W] of latents [F, C, h, w]; fresh: a cut begins a new stream of pixels. None without
         a decoder."""
@@ -138,6 +159,8 @@ class Preparing:
             span_of=span_of,
         )
         self._decodes = Part.DECODER in LOADS[job.plan]
+        if job.warm:
+            self._parts.rehearse(job)
         self._own: Any = None
         self._fresh = True
 

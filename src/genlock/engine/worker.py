@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
+from torch import Tensor
+
 from genlock.engine.job import Job
 from genlock.engine.mesh_rank import MeshRank
 from genlock.engine.own_stage0 import Preparing
@@ -51,8 +53,8 @@ def serve(rank: MeshRank, job: Job) -> None:
     def check(chunk: Announced[Envelope] | Announced[Events]) -> None:
         if isinstance(chunk.shapes, Envelope):
             check_model(chunk.shapes, job.config)
-        elif (chunk.shapes.shadow_frame is not None) != rank.settings.bring_up:
-            raise EnvelopeRefused("shadow_frame travels in bring-up mode, and only then", field="shadow_frame")
+        else:
+            check_events(chunk.shapes, job, shadow=rank.settings.bring_up)
         if FaultKind.REFUSE in rank.faults.at(rank.rank, Phase.ACCEPT, chunk.header.chunk_index):
             raise EnvelopeRefused("seed is refused: a fault planted on purpose", field="seed")
 
@@ -74,6 +76,17 @@ def serve(rank: MeshRank, job: Job) -> None:
         own.begin(follower.state)
     while one_chunk(rank, follower, phase_b, own):
         pass
+
+
+def check_events(events: Events, job: Job, *, shadow: bool) -> None:
+    """Raises EnvelopeRefused for what does not fit the job, or the mode that all ranks are in."""
+    if (events.shadow_frame is not None) != shadow:
+        raise EnvelopeRefused("shadow_frame travels in bring-up mode, and only then", field="shadow_frame")
+    for name in ("noise", "context"):
+        tensor: Tensor | None = getattr(events, name)
+        if tensor is not None and (tensor.dtype, tensor.shape[1]) != (job.dtype, job.config.latent_channels):
+            what = f"{name} is {tensor.dtype} of {tensor.shape[1]} channels"
+            raise EnvelopeRefused(f"{what}, the model has {job.dtype} of {job.config.latent_channels}", field=name)
 
 
 def one_chunk(rank: MeshRank, follower: Follower, phase_b: PhaseB, own: Preparing | None = None) -> bool:

@@ -11,6 +11,7 @@ k context frames, T pixel frames, H W pixel rows and columns of the input, B byt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genlock.errors import EnvelopeRefused
 from genlock.generator.config import SPATIAL_STRIDE
 from genlock.generator.window import Policy
 from genlock.wire.envelope import CHANNELS, STEPS_MAX, Envelope
@@ -28,6 +30,14 @@ PIXELS_MOST = 2**16  # of a side: far beyond any model; bounds what is worked ou
 FRAMES_MOST = 2**16
 RGB = 3
 LATENTS = ("timesteps", "sigmas", "noise", "step_noise")  # what the denoise loop begins with
+# The number that says the size of a tensor that did not travel.
+SIZES = {
+    "timesteps": "steps",
+    "sigmas": "steps",
+    "noise": "num_frames",
+    "step_noise": "steps",
+    "context": "context_frames",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,24 +92,31 @@ class Events:
     def outline(self) -> Envelope:
         """The envelope that these events stand for, as far as it can be told: what did not travel has its shape alone,
         on the meta device, and `embeds` is one row of one. Raises EnvelopeRefused as an envelope does."""
-        given = self.noise if self.noise is not None else self.context
-        dtype = torch.float32 if given is None else given.dtype
-        frame = (CHANNELS, self.height // SPATIAL_STRIDE, self.width // SPATIAL_STRIDE)
+        given = [t for t in (self.noise, self.step_noise, self.context) if t is not None]
+        dtype = Counter(t.dtype for t in given).most_common(1)[0][0] if given else torch.float32
+        channels = Counter(t.shape[-3] for t in given).most_common(1)[0][0] if given else CHANNELS
+        frame = (channels, self.height // SPATIAL_STRIDE, self.width // SPATIAL_STRIDE)
 
         def or_shape(tensor: Tensor | None, *shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.empty(shape, dtype=dtype, device="meta") if tensor is None else tensor
 
-        return Envelope(
-            **{name: getattr(self, name) for name in SHARED},
-            pad_sink=False,
-            timesteps=or_shape(self.timesteps, self.steps, dtype=torch.float32),
-            sigmas=or_shape(self.sigmas, self.steps, dtype=torch.float32),
-            noise=or_shape(self.noise, self.num_frames, *frame),
-            step_noise=or_shape(self.step_noise, self.steps - 1, self.num_frames, *frame),
-            embeds=or_shape(None, 1, 1),
-            context=or_shape(self.context, self.context_frames, *frame) if self.context_frames else self.context,
-            seed=self.base_seed,
-        )
+        try:
+            return Envelope(
+                **{name: getattr(self, name) for name in SHARED},
+                pad_sink=False,
+                timesteps=or_shape(self.timesteps, self.steps, dtype=torch.float32),
+                sigmas=or_shape(self.sigmas, self.steps, dtype=torch.float32),
+                noise=or_shape(self.noise, self.num_frames, *frame),
+                step_noise=or_shape(self.step_noise, self.steps - 1, self.num_frames, *frame),
+                embeds=or_shape(None, 1, 1),
+                context=or_shape(self.context, self.context_frames, *frame) if self.context_frames else self.context,
+                seed=self.base_seed,
+            )
+        except EnvelopeRefused as refusal:
+            said_by = SIZES.get(refusal.field)
+            if said_by is None or getattr(self, refusal.field) is not None:
+                raise
+            raise EnvelopeRefused(f"{said_by}: {refusal.what}", field=said_by) from None
 
 
 # Fields that events and their envelope both have.
@@ -173,6 +190,8 @@ def _check_table(e: Events) -> None:
         agree("k", [("context_frames", e.context_frames), ("context", e.context.shape[0])])
     if e.timesteps is not None:
         check_tensor("timesteps", e.timesteps, dims="n", dtypes=(torch.float32,))
+        check_tensor("noise", e.noise, dims="FChw", dtypes=LATENT_DTYPES)
+        check_tensor("step_noise", e.step_noise, dims="nFChw", dtypes=LATENT_DTYPES)
         agree("the number of steps", [("steps", e.steps), ("timesteps", e.timesteps.shape[0])])
     if (e.shadow_frame is None) != (e.shadow_payload is None):
         raise refuse("shadow_payload", "none" if e.shadow_payload is None else "there", "comes with its frame")

@@ -15,6 +15,7 @@ import click
 
 from genlock.cli.main import HELP_WIDTH, cli
 from genlock.errors import EXIT_CODES, GenlockError
+from genlock.observe.metrics import BUCKETS_S, METRICS
 from genlock.settings import READ_ELSEWHERE, Option, options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,6 +107,21 @@ def errors_page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def metrics_page() -> str:
+    opening = (
+        "`genlock generate --metrics-port PORT` answers at `http://127.0.0.1:PORT/metrics` while the stream runs; rank 0\n"
+        "of a mesh does, for all ranks. Of a histogram the series are `_bucket`, `_sum` and `_count`.\n"
+        "How to look at them: [watch a run](../how-to/watch-a-run.md).\n"
+    )
+    table = ["| metric | kind | labels | meaning |", "| --- | --- | --- | --- |"]
+    table += [
+        f"| `{m.exposed}` | {m.kind} | {', '.join(f'`{label}`' for label in m.labels)} | {m.doc} |" for m in METRICS
+    ]
+    buckets = ", ".join(f"{bucket:g}" for bucket in BUCKETS_S)
+    parts = ["# Metrics\n", MADE.format(source="`src/genlock/observe/metrics.py`"), opening, *table]
+    return "\n".join(parts) + f"\n\nBuckets of the histograms, seconds: {buckets}.\n"
+
+
 def file_table() -> str:
     """One line per source file, by room: the first paragraph of its docstring."""
     lines: list[str] = []
@@ -136,6 +152,7 @@ def pages() -> dict[Path, str]:
         Path("docs/reference/cli.md"): cli_page(),
         Path("docs/reference/settings.md"): settings_page(),
         Path("docs/reference/errors.md"): errors_page(),
+        Path("docs/reference/metrics.md"): metrics_page(),
         CODEMAP: codemap_page(),
     }
     return made | {HELP / f"{name or 'genlock'}.txt": text for name, text in help_texts().items()}

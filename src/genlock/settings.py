@@ -174,6 +174,26 @@ class Settings:
         parity=Parity.EACH_RANK,
         unit="path",
     )
+    metrics_port: int = _option(
+        default=-1,
+        doc="port of this machine's own address at which rank 0 answers with metrics for Prometheus; 0 takes any that "
+        "is free and says which, -1 is none",
+        parity=Parity.EACH_RANK,
+        unit="port",
+        minimum=-1,
+    )
+    log_format: str = _option(
+        default="text",
+        doc="`json`: every rank also writes a line of JSON for each event to its stderr",
+        parity=Parity.EACH_RANK,
+        choices=("text", "json"),
+    )
+    profile: str = _option(
+        default="none",
+        doc="chunks in which torch's profiler runs on this rank, `7` or `7-9`; it writes into the run's folder",
+        parity=Parity.EACH_RANK,
+        unit="chunk or range of chunks",
+    )
     faults: str = _option(
         default="none",
         doc="faults planted on purpose, for drills: `none`, or a list as `kill:rank=1,phase=payload,chunk=2`",
@@ -337,6 +357,20 @@ class Faults:
             for fault in self.planted
             if fault.rank == rank and fault.phase is phase and (phase in START_PHASES or fault.chunk == chunk)
         )
+
+
+def profiled_from(text: str) -> range | None:
+    """The chunks of `profile`; None for none. Raises UsageError naming the setting."""
+    if text == "none":
+        return None
+    first, dash, last = text.partition("-")
+    try:
+        chunks = range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+        chunks = range(0)
+    if not chunks or chunks.start < 0:
+        raise UsageError(f"{text!r} is no range of chunks", where="GENLOCK_PROFILE", remedy="write it as 7 or 7-9")
+    return chunks
 
 
 def faults_from(text: str) -> Faults:

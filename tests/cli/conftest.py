@@ -42,6 +42,7 @@ class FakeSession:
     words: Sequence[str] = KNOWN
     notes: tuple[str, ...] = ()
     trace: Trace = field(default_factory=Trace)
+    ranks: dict[int, dict[str, Any]] = field(default_factory=dict)
     asked: list[Request] = field(default_factory=list)
     closed: bool = False
 

@@ -31,7 +31,9 @@ def killed(runs_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mesh of two whose rank 1 is killed in the last chunk, in a generator call."""
     struck = fault("kill", Phase.CALL, rank=1)
     assert LAST_CHUNK == 2  # two chunks were delivered
-    return ended(Run(tmp_path_factory.mktemp("killed"), runs_model, "generate", *CHANGES, faults=struck), 11)
+    return ended(
+        Run(tmp_path_factory.mktemp("killed"), runs_model, "generate", *CHANGES, "--log-json", faults=struck), 11
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from genlock.drills.runs import LAST_CHUNK
+from genlock.drills.runs import ENDLESS, LAST_CHUNK, Run, until
 from genlock.observe.rank_file import read_rank_files
 from genlock.observe.recorder import PHASE, SPAN, Writer
 from genlock.observe.timeline import MONOTONIC, TIME_OF_DAY, chrome_trace, read_timeline, timeline
@@ -85,6 +88,46 @@ def test_each_rank_leaves_an_account_of_itself(killed: Path, alone: Path) -> Non
     assert account["calls"]["vae decode"] == account["calls"]["plan"] == LAST_CHUNK + 1
     assert account["calls"]["denoise"] == STEPS * (LAST_CHUNK + 1)
     assert account["memory_bytes"]["exit"]["rss"] > 0
+
+
+def test_each_rank_logs_its_events_with_their_ids(killed: Path) -> None:
+    def said(path: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
+
+    first, worker = said(killed.parent / "stderr.txt"), said(killed / "rank1.log")
+    assert {line["rank"] for line in first} == {0}
+    assert {line["rank"] for line in worker} == {1}
+    assert [line["chunk"] for line in first if line["event"] == "delivered"] == [*range(LAST_CHUNK)]
+    assert [line["chunk"] for line in worker if line["event"] == "generated"] == [*range(LAST_CHUNK)]
+    failed = [line for line in first if line["event"] == "failed"]
+    assert [(line["names"], line["chunk"]) for line in failed] == [(1, LAST_CHUNK)]
+    assert "boat" not in (killed / "rank1.log").read_text()
+    assert not any("boat" in json.dumps(line) for line in first), "no prompt is in a line"
+
+
+def test_a_stream_answers_with_metrics_while_it_runs(runs_model: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, runs_model, "generate", *ENDLESS, "--metrics-port", "0", "--profile", "1-2", mesh=0)
+    try:
+        until(lambda: "metrics: " in run.printed)
+        address = run.printed.split("metrics: ")[1].split()[0]
+
+        def figures() -> str:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return str(answer.read().decode())
+
+        until(lambda: re.search(r"^genlock_frames_delivered_total [1-9]\d\d", figures(), flags=re.MULTILINE))
+        held = figures()
+        assert re.search(r'^genlock_generator_calls_total\{kind="denoise"\} [1-9]', held, flags=re.MULTILINE)
+        assert re.search(r'^genlock_rank_memory_bytes\{kind="rss",rank="0"\} [1-9]', held, flags=re.MULTILINE)
+        assert re.search(r'^genlock_rank_ready_seconds\{phase="load media",rank="0"\}', held, flags=re.MULTILINE)
+        run.process.send_signal(signal.SIGINT)
+        assert run.ended() == 130
+        assert "started" not in run.said, "no line of JSON where none was asked for"
+        profile = json.loads((run.run_dir / "profile-rank0.json").read_text())
+        assert any("scaled_dot_product" in event.get("name", "") for event in profile["traceEvents"])
+        assert read_rank_files(run.run_dir)[0]["memory_bytes"]["exit"], "also of a stream that was interrupted"
+    finally:
+        run.end()
 
 
 def test_a_report_knows_what_came_first(killed: Path) -> None:

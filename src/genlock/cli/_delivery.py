@@ -53,6 +53,7 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
     """Streams the order into its file, and says what was done. Whatever fails, no half-written file stays."""
     from genlock.media.video import VideoWriter
 
+    watch_figures = metrics_of(order.settings)
     with surroundings.open_session(
         order.settings.model,
         height=order.height,
@@ -67,6 +68,7 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
             click.echo(note)
         warn_of_unknown_words(session, order.timeline)
         ask(session, order)
+        watch_figures(session)
         fps = session.fps
         pace = Pace(surroundings.started_s, fps)
         moments = Moments(order.seconds, fps)
@@ -89,6 +91,19 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
         click.echo(f"{order.sheet}: contact sheet, {len(moments.pictures)} moments")
     for line in pace.words():
         click.echo(line)
+
+
+def metrics_of(settings: Settings) -> Callable[[Any], None]:
+    """Answers for Prometheus from now on, if that is asked for, so that a port that is taken is found before a model
+    loads; what is returned is told the session when there is one. Raises UsageError."""
+    if settings.metrics_port < 0:
+        return lambda session: None  # noqa: ARG005 - nobody asks for figures
+    from genlock.observe.metrics import Metrics
+
+    metrics = Metrics()
+    port = metrics.serve(settings.metrics_port)
+    click.echo(f"metrics: http://{metrics.host}:{port}/metrics")
+    return lambda session: metrics.watch(session.trace, session.ranks, rank=0, fps=session.fps)
 
 
 def ask(session: Any, order: Order) -> None:

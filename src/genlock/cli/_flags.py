@@ -98,6 +98,35 @@ run_dir_flag = click.option(
     "Default: GENLOCK_RUN_DIR, else none (of a mesh: one that goes unless the run fails). Example: --run-dir out/run.",
 )
 
+_LOOKING = (
+    run_dir_flag,
+    click.option(
+        "--metrics-port",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        help="Answer with metrics for Prometheus at this port of 127.0.0.1 while the stream runs; 0 takes any that is "
+        "free and prints it. Default: GENLOCK_METRICS_PORT, else none. Example: --metrics-port 9400.",
+    ),
+    click.option(
+        "--log-json",
+        "log_format",
+        flag_value="json",
+        default=None,
+        help="Also write a line of JSON for each event to stderr, a worker to its log. Default: GENLOCK_LOG_FORMAT.",
+    ),
+    click.option(
+        "--profile",
+        metavar="CHUNKS",
+        help="Run torch's profiler in these chunks on every rank, and write what it saw into the run's folder; needs "
+        "--run-dir, and slows these chunks down. Default: GENLOCK_PROFILE, else none. Example: --profile 7-9.",
+    ),
+)
+
+
+def looking_flags(command: Command) -> Command:
+    """--run-dir, --metrics-port, --log-json and --profile."""
+    return _with(_LOOKING, command)
+
 
 def mesh_flags(command: Command) -> Command:
     """--topology and --mesh."""

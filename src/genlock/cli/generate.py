@@ -13,22 +13,36 @@ from genlock.cli._delivery import Order, deliver
 from genlock.cli._flags import (
     CHOICES,
     asking_flags,
+    looking_flags,
     mesh_flags,
     model_flag,
     plan_flag,
-    run_dir_flag,
     seed_flag,
     told,
 )
 from genlock.cli._mesh import take_part
 from genlock.cli.main import Surroundings
 from genlock.errors import InputOutputError, UsageError, VideoUnreadable
-from genlock.settings import Settings
+from genlock.settings import Settings, profiled_from
 
 if TYPE_CHECKING:
     from genlock.engine.job import Job
     from genlock.stage0.timeline import Timeline
 
+AUTO = "auto"
+# Flags that say a setting.
+OF_SETTINGS = (
+    "model",
+    "device",
+    "regime",
+    "topology",
+    "mesh",
+    "plan",
+    "run_dir",
+    "metrics_port",
+    "log_format",
+    "profile",
+)
 A_PATH = click.Path(path_type=Path)
 
 
@@ -111,7 +125,7 @@ A_PATH = click.Path(path_type=Path)
 )
 @mesh_flags
 @plan_flag
-@run_dir_flag
+@looking_flags
 @click.option("--list-words", is_flag=True, help="Print what the model can be told, by kind, and stop.")
 @click.pass_obj
 def command(
@@ -122,13 +136,6 @@ def command(
     transition_s: float,
     cuts_at_s: tuple[float, ...],
     timeline_file: Path | None,
-    model: str | None,
-    device: str | None,
-    regime: str | None,
-    topology: str | None,
-    mesh: int | None,
-    plan: str | None,
-    run_dir: str | None,
     list_words: bool,
     **rest: Any,
 ) -> None:
@@ -140,11 +147,13 @@ def command(
       genlock generate --prompt "a boat at noon" --prompt "a boat at night" --at 4 \\
         --transition 1 --seconds 10 --out night.mp4 --sheet night.png
     """
-    settings = told(model=model, device=device, regime=regime, topology=topology, mesh=mesh, plan=plan, run_dir=run_dir)
+    settings = told(**{name: rest.pop(name) for name in OF_SETTINGS})
     if list_words:
         show_words(settings.model)
         return
     check(**rest)
+    if profiled_from(settings.profile) is not None and settings.run_dir == AUTO:
+        raise UsageError("nowhere to write what it sees", where="--profile", remedy="add --run-dir FOLDER")
     timeline = timeline_of(prompts, at_s, cuts_at_s, transition_s, timeline_file)
     take_part(settings, surroundings, lambda: session_jobs(settings, **rest))
     deliver(Order(timeline=timeline, settings=settings, **rest), surroundings)

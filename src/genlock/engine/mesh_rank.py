@@ -35,7 +35,6 @@ from genlock.fabric.liveness import Watch
 from genlock.generator.stream import Stream
 from genlock.observe.process import age_s, memory_bytes
 from genlock.observe.rank_file import Moment, RankFile
-from genlock.observe.recorder import Recorder, recorder_path
 from genlock.settings import Guard, Launch, Phase, Settings, faults_from, guards_off, mesh_deadlines
 from genlock.wire.kinds import LOADS, Part, Plan
 from genlock.wire.rules import dtype_name
@@ -66,7 +65,7 @@ class MeshRank:
         self.guards_off = guards_off(settings)
         self.run_dir = run_folder(place, settings)
         self.device = jobs[0].device
-        self.trace = begin_trace(Recorder(recorder_path(self.run_dir, self.rank)))
+        self.trace = begin_trace(settings, self.rank, self.run_dir)
         self.rank_file = RankFile(
             self.run_dir,
             self.trace,

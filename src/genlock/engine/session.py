@@ -32,7 +32,6 @@ from genlock.generator.model_folder import ModelFolder, read_model_folder
 from genlock.generator.presets import PRESETS, Preset, preset
 from genlock.generator.window import Policy, Regime
 from genlock.observe.rank_file import RankFile
-from genlock.observe.recorder import Recorder, recorder_path
 from genlock.observe.run_folder import RunNotes, new_folder
 from genlock.observe.trace import DELIVERED, FETCH, LOAD_MEDIA, PICTURE, SHOWN, Trace
 from genlock.settings import Guard, Phase, Settings, warn_of_guards_off
@@ -149,6 +148,11 @@ class Session:
     def trace(self) -> Trace:
         """What this process spends its time on; whoever writes the frames may add spans to it."""
         return self.engine.trace
+
+    @property
+    def ranks(self) -> Mapping[int, Mapping[str, Any]]:
+        """What is known here of every rank: what its start took, what it held then (`observe/rank_file.py`)."""
+        return self.engine.generation.ranks
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of a prompt that the model never saw."""
@@ -342,7 +346,7 @@ def begin_generation(settings: Settings, job: Job) -> tuple[Generation, State]:
             torch.set_num_threads(settings.threads)
         off = warn_of_guards_off(settings)
         run_dir = None if settings.run_dir == AUTO else new_folder(Path(settings.run_dir))
-        trace = begin_trace(None if run_dir is None else Recorder(recorder_path(run_dir, 0)))
+        trace = begin_trace(settings, 0, run_dir)
         trace.phase(Phase.LOAD)
         about = {"topology": settings.topology, "world": 1, **job.about()}
         rank_file = RankFile(run_dir, trace, rank=0, about=about, device_memory=lambda: device_memory(job.device))

@@ -5,22 +5,26 @@ F latent frames, C, h, w latent channels, rows, columns.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from genlock.engine.job import Job
-from genlock.errors import NotFinite
+from genlock.engine.profile import Profiled
+from genlock.errors import GenlockError, NotFinite
 from genlock.generator.checkpoint import load_generator
 from genlock.generator.model import Generator
 from genlock.generator.parallel import SOLO, TensorParallel
 from genlock.generator.stream import OnCall, Stream
+from genlock.observe.log import JsonLog
 from genlock.observe.process import age_s
 from genlock.observe.rank_file import Moment, RankFile
-from genlock.observe.recorder import Recorder
+from genlock.observe.recorder import Recorder, recorder_path
 from genlock.observe.trace import SpanOf, Trace, unmeasured
-from genlock.settings import Phase
+from genlock.settings import Phase, Settings, profiled_from
 from genlock.wire.envelope import Envelope
 from genlock.wire.events import Events
 from genlock.wire.lifecycle import State
@@ -70,15 +74,23 @@ class Alone:
     def drain_asked(self) -> bool:
         return False
 
-    def close(self, sender: State, error: BaseException | None = None) -> None:  # noqa: ARG002 - nobody waits
+    def close(self, sender: State, error: BaseException | None = None) -> None:  # noqa: ARG002 - nobody is told
         """The end of this process's part."""
+        if isinstance(error, GenlockError):
+            self.rank_file.trace.failed(error.code, error.what, error.remedy, names=error.rank)
         self.rank_file.trace.phase(Phase.EXIT)
         self.rank_file.write(Moment.EXIT)
 
 
-def begin_trace(recorder: Recorder | None = None) -> Trace:
-    """This process's trace, its launch the first phase of it."""
-    trace = Trace(recorder)
+def begin_trace(settings: Settings, rank: int, run_dir: Path | None) -> Trace:
+    """This process's trace, its launch the first phase of it, and whoever is to hear of it by these settings. run_dir:
+    where it is recorded, None for nowhere. Raises InputOutputError, UsageError."""
+    trace = Trace(None if run_dir is None else Recorder(recorder_path(run_dir, rank)))
+    if settings.log_format == "json":
+        JsonLog(trace, sys.stderr, rank=rank)
+    chunks = profiled_from(settings.profile)
+    if chunks is not None and run_dir is not None:
+        Profiled(trace, run_dir, rank=rank, chunks=chunks)
     trace.phase(Phase.LAUNCH, began_s=trace.clock() - age_s())
     return trace
 

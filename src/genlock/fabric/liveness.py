@@ -413,6 +413,7 @@ class Watch:
                 self._stacks.flush()
             elif cause.kind in (Kind.TIMEOUT, Kind.BROKEN_PIPE):
                 faulthandler.dump_traceback(file=self._stacks, all_threads=True)
+            self._trace.failed(cause.code, cause.text, cause.remedy, names=None if cause.names < 0 else cause.names)
         finally:  # neither a full disk nor a closed terminal keeps a rank alive
             os._exit(cause.exit_code)
 

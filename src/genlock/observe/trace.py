@@ -49,6 +49,18 @@ class Span:
     number: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What ended a rank, as it tells it. names: the rank it holds responsible. call_id, chunk: -1 for none."""
+
+    code: str
+    text: str
+    remedy: str
+    names: int | None
+    call_id: int
+    chunk: int
+
+
 @dataclass(slots=True)
 class Total:
     """All spans of one name."""
@@ -63,6 +75,7 @@ class Trace:
     def __init__(self, recorder: Recorder | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.recorder, self.clock = recorder, clock
         self.listeners: list[Callable[[Span], None]] = []
+        self.mourners: list[Callable[[Failure], None]] = []  # told how this rank failed, before it ends
         self.totals: dict[str, Total] = {}  # of spans
         self.phases: dict[Phase, Total] = {}
         self.call_id = self.chunk = -1
@@ -93,6 +106,12 @@ class Trace:
         made = _Running(self, name, MARK, number)
         made.begin(began_s)
         made.end(until_s)
+
+    def failed(self, code: str, text: str, remedy: str, *, names: int | None) -> None:
+        """This rank has failed, in the frame it is at."""
+        failure = Failure(code=code, text=text, remedy=remedy, names=names, call_id=self.call_id, chunk=self.chunk)
+        for mourner in self.mourners:
+            mourner(failure)
 
     def close(self, now_s: float | None = None) -> None:
         """The phase that goes on is over."""

@@ -22,7 +22,9 @@ from genlock.settings import (
     guards_off_from,
     keep_freed_memory,
     launch_from,
+    metrics_port_from,
     options,
+    profiled_from,
     origins,
     settings_from,
     share_the_cores,
@@ -49,6 +51,17 @@ def test_what_the_environment_says_is_what_is_set(data: st.DataObject) -> None:
     wanted = {option.name: data.draw(values_of(option), label=option.name) for option in options()}
     environ = {option.variable: str(wanted[option.name]) for option in options()}
     assert dataclasses.asdict(settings_from(environ)) == wanted
+
+
+def test_a_range_and_a_port_are_read_or_refused_by_the_variables_name() -> None:
+    assert (profiled_from("none"), profiled_from("7"), profiled_from("0-2")) == (None, range(7, 8), range(3))
+    assert (metrics_port_from("none"), metrics_port_from("0"), metrics_port_from("65535")) == (None, 0, 65535)
+    for text in ("", "7-", "-1", "9-7", "a", "1-2-3"):
+        with pytest.raises(UsageError, match="GENLOCK_PROFILE"):
+            profiled_from(text)
+    for text in ("", "65536", "-1", "any", "٣"):
+        with pytest.raises(UsageError, match="GENLOCK_METRICS_PORT"):
+            metrics_port_from(text)
 
 
 @given(st.data(), st.sampled_from([option for option in options() if option.kind is not str or option.choices]))

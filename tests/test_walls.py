@@ -31,7 +31,10 @@ LAYERS = [
     ["errors"],
 ]
 LEVEL = {room: level for level, row in enumerate(LAYERS) for room in row}
-TORCHLESS = ("errors.py", "settings.py", "observe/", "report/", "engine/supervisor", "__init__.py", "cli/", "__main__.py")
+TORCHLESS = (
+    *("errors.py", "settings.py", "observe/", "report/", "engine/supervisor"),
+    *("__init__.py", "cli/", "__main__.py"),
+)
 FILES = sorted(SRC.rglob("*.py"))
 
 

@@ -29,6 +29,7 @@ READ_ELSEWHERE = {
 }
 
 BRING_UP_DEADLINE_S = 8
+LARGEST_PORT = 65535
 # glibc's mallopt: from which size a block is mapped by itself, and how much free memory is kept at the end of the heap.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MAPPED_FROM_BYTES, KEPT_BYTES = 32 * 1024**2, 256 * 1024**2
@@ -174,13 +175,12 @@ class Settings:
         parity=Parity.EACH_RANK,
         unit="path",
     )
-    metrics_port: int = _option(
-        default=-1,
-        doc="port of this machine's own address at which rank 0 answers with metrics for Prometheus; 0 takes any that "
-        "is free and says which, -1 is none",
+    metrics_port: str = _option(
+        default="none",
+        doc="port of this machine's own address at which rank 0 answers with metrics for Prometheus; `0` takes any that "
+        "is free and says which",
         parity=Parity.EACH_RANK,
         unit="port",
-        minimum=-1,
     )
     log_format: str = _option(
         default="text",
@@ -371,6 +371,15 @@ def profiled_from(text: str) -> range | None:
     if not chunks or chunks.start < 0:
         raise UsageError(f"{text!r} is no range of chunks", where="GENLOCK_PROFILE", remedy="write it as 7 or 7-9")
     return chunks
+
+
+def metrics_port_from(text: str) -> int | None:
+    """The port of `metrics_port`, None for none. Raises UsageError naming the setting."""
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text) <= LARGEST_PORT):
+        raise UsageError(f"{text!r} is no port", where="GENLOCK_METRICS_PORT", remedy="use 0 to 65535, or none")
+    return int(text)
 
 
 def faults_from(text: str) -> Faults:

@@ -19,7 +19,7 @@ from genlock.cli._pace import Mark, Pace
 from genlock.cli.main import Surroundings
 from genlock.errors import TimelineRefused
 from genlock.observe.trace import MP4
-from genlock.settings import Settings
+from genlock.settings import Settings, metrics_port_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,12 +96,13 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
 def metrics_of(settings: Settings) -> Callable[[Any], None]:
     """Answers for Prometheus from now on, if that is asked for, so that a port that is taken is found before a model
     loads; what is returned is told the session when there is one. Raises UsageError."""
-    if settings.metrics_port < 0:
+    wanted = metrics_port_from(settings.metrics_port)
+    if wanted is None:
         return lambda session: None  # noqa: ARG005 - nobody asks for figures
     from genlock.observe.metrics import Metrics
 
     metrics = Metrics()
-    port = metrics.serve(settings.metrics_port)
+    port = metrics.serve(wanted)
     click.echo(f"metrics: http://{metrics.host}:{port}/metrics")
     return lambda session: metrics.watch(session.trace, session.ranks, rank=0, fps=session.fps)
 

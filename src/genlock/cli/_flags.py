@@ -102,7 +102,6 @@ _LOOKING = (
     run_dir_flag,
     click.option(
         "--metrics-port",
-        type=click.IntRange(0, 65535),
         metavar="PORT",
         help="Answer with metrics for Prometheus at this port of 127.0.0.1 while the stream runs; 0 takes any that is "
         "free and prints it. Default: GENLOCK_METRICS_PORT, else none. Example: --metrics-port 9400.",

@@ -18,7 +18,6 @@ from genlock.observe.recorder import MARK, PHASE, SPAN
 from genlock.observe.trace import DELIVERED, SHOWN, Failure, Span, Trace
 from genlock.settings import START_PHASES, Phase
 
-
 NO_IDS = {"call_id": -1, "chunk": -1}
 
 

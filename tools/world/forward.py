@@ -31,7 +31,7 @@ class JoinedStore:
         self.past = past
         self.own: tuple[Tensor, Tensor] | None = None
 
-    def put(self, layer: int, k: Tensor, v: Tensor, span: Span) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - protocol
+    def put(self, k: Tensor, v: Tensor, span: Span) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - protocol
         k = k.to(v.dtype)
         self.own = (k, v)
         if self.past is None:

@@ -6,10 +6,10 @@
 #   teacher-student  the teacher on the finished VAE, then the student; two GPUs train together
 #   student          more of the student
 #
-# Seconds of a stage: EVALUATOR=180 VAE=520 TEACHER=320 STUDENT=340, everything of it included. PLANNED: training seconds
+# Seconds of a stage: EVALUATOR=150 VAE=530 TEACHER=368 STUDENT=558, everything of it included. PLANNED: training seconds
 # of the stage that goes on in the next part. A stage that is far over its time is ended, so that the next one runs.
-# Everything stays in out/full, and a later part goes on from it; where it is empty, from tools/world/trained. What is
-# small and worth keeping is copied to RESULTS_DIR. Packages the machine lacks may lie as wheels in out/wheels.
+# Everything stays in out/full, and a later part goes on from it; where it is empty, from the model that is shipped.
+# What is small and worth keeping is copied to RESULTS_DIR. Packages the machine lacks may lie as wheels in out/wheels.
 set -uo pipefail
 part=$1 results=$2
 cd "$(dirname "$0")/../.."
@@ -20,7 +20,7 @@ export PYTHONPATH="/tmp/site:src:." PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
 export TORCHINDUCTOR_CACHE_DIR="$PWD/out/inductor" TORCHINDUCTOR_FX_GRAPH_CACHE=1 TRITON_CACHE_DIR="$PWD/out/triton"
 out=out/full
 mkdir -p $out "$results"
-[ -e $out/vae.pt ] || python3 -m tools.world.make --stage begin --out $out --preset full --model tools/world/trained
+[ -e $out/vae.pt ] || python3 -m tools.world.make --stage begin --out $out --preset full --model src/genlock/bundled
 cards=$(nvidia-smi --list-gpus | wc -l)
 last=$((cards - 1))
 echo "$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) x $cards"
@@ -53,10 +53,10 @@ evaluator-vae)
   words &
   if [ "$cards" -gt 1 ]; then
     (
-      CUDA_VISIBLE_DEVICES=$last stage evaluator "${EVALUATOR:-180}"
-      CUDA_VISIBLE_DEVICES=$last stage teacher "${TEACHER:-320}" --planned "${PLANNED:-500}"
+      CUDA_VISIBLE_DEVICES=$last stage evaluator "${EVALUATOR:-150}"
+      CUDA_VISIBLE_DEVICES=$last stage teacher "${TEACHER:-368}" --planned "${PLANNED:-0}"
     ) &
-    CUDA_VISIBLE_DEVICES=0 stage vae "${VAE:-520}" || kill $!
+    CUDA_VISIBLE_DEVICES=0 stage vae "${VAE:-530}" || kill $!
   else
     stage evaluator "${EVALUATOR:-150}"
     stage vae "${VAE:-380}"
@@ -68,7 +68,7 @@ teacher-student)
   stage student "${STUDENT:-340}" --cards "$cards" --planned "${PLANNED:-700}"
   ;;
 student)
-  stage student "${STUDENT:-520}" --cards "$cards" --planned "${PLANNED:-0}"
+  stage student "${STUDENT:-558}" --cards "$cards" --planned "${PLANNED:-0}"
   ;;
 *)
   echo "unknown part $part" >&2

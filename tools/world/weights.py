@@ -6,7 +6,6 @@ Files (torch, tensors and plain values alone): vae.pt, teacher.pt, student.pt.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,23 +48,16 @@ def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def begin(out: Path, model: Path, shape: ModelShape) -> None:
-    """Makes vae.pt and teacher.pt for stages that are to go on: from a finished model's folder, or from one that holds
-    such files. A feed-forward wider than the shape's loses what matters least."""
-    if (model / TEACHER).exists():
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model / VAE, out / VAE)
-        content = read(model / TEACHER)
-        generator, text, words = content["modules"]["generator"], content["modules"]["text"], content["words"]
-    else:
-        folder = read_model_folder(model)
-        vae = load_vae(folder.file("vae"))
-        write_vae(out / VAE, vae, torch.tensor(vae.config.mean), torch.tensor(vae.config.std))
-        encoder = load_text(model, max_tokens=folder.preset.generator.text_len)
-        generator = load_generator(folder.file("generator"), folder.preset.generator)
-        text, words = encoder._model.state_dict(), encoder.tokenizer.get_vocab_size()
+    """Makes vae.pt and teacher.pt of a finished model's folder, for stages that are to go on. A feed-forward wider than
+    the shape's loses what matters least."""
+    folder = read_model_folder(model)
+    vae = load_vae(folder.file("vae"))
+    write_vae(out / VAE, vae, torch.tensor(vae.config.mean), torch.tensor(vae.config.std))
+    encoder = load_text(model, max_tokens=folder.preset.generator.text_len)
+    words = encoder.tokenizer.get_vocab_size()
     fresh = {"generator": new_generator(shape), "text": new_text(shape, words)}
-    fill(fresh["generator"], narrowed(generator, shape))
-    fill(fresh["text"], text)
+    fill(fresh["generator"], narrowed(load_generator(folder.file("generator"), folder.preset.generator), shape))
+    fill(fresh["text"], encoder._model.state_dict())
     write(out / TEACHER, fresh, torch.float16, words=words)
 
 

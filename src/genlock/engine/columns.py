@@ -23,7 +23,8 @@ class Columns:
     check_every 1 everything is looked at in every chunk. guards_off: columns that are never looked at."""
 
     def __init__(self, stream: Stream, *, check_every: int, guards_off: frozenset[Guard] = frozenset()) -> None:
-        self.stream, self._check_every, self._off = stream, check_every, guards_off
+        self.stream, self._check_every = stream, check_every
+        self.leave_off(guards_off)
         parallel = stream.generator.parallel
         self._shapes = expected_shapes(stream.generator.config)
         self._place = {"rank": parallel.rank, "size": parallel.size}
@@ -33,6 +34,10 @@ class Columns:
             {name: value for name, value in self._weights.items() if group_of(name) == group}
             for group in self.loaded.groups
         ]
+
+    def leave_off(self, guards_off: frozenset[Guard]) -> None:
+        """From the next chunk on."""
+        self._off = guards_off
 
     def due(self, header: Header, guard: Guard) -> bool:
         """Whether it is this chunk's turn for what costs, keys and values or outputs: the same on every rank."""

@@ -35,6 +35,15 @@ class PhaseB:
         self._last: tuple[Header, Tensor, Verdict] | None = None
 
     @torch.inference_mode()
+    def leave_off(self, guards_off: frozenset[Guard]) -> None:
+        """What is not held to from the next chunk on. For measuring what it costs: a run is told once, and by its
+        settings."""
+        self.door.leave_off(guards_off)
+        self.columns.leave_off(guards_off)
+        self.stream.watch_slots(Guard.KV not in guards_off)
+        self._strict = Guard.FINITE not in guards_off
+
+    @torch.inference_mode()
     def run(
         self,
         header: Header,

@@ -69,9 +69,7 @@ class Mesh:
     ) -> None:
         self.group, self.device, self.dtype, self.strict = group, device, dtype, strict
         self.on_enter, self.on_progress = on_enter, on_progress
-        self._planned, self._counted, self._accounted = (
-            guard not in guards_off for guard in (Guard.PLAN, Guard.CALL_COUNT, Guard.LEDGER)
-        )
+        self.leave_off(guards_off)
         self._handle = group.handle
         self._owner = threading.get_ident()
         self._ledger = Ledger()
@@ -82,6 +80,12 @@ class Mesh:
         self._due: Sequence[Sum] | None = None  # of the open pass; None: any
         self._made = 0  # of them
         self._in_chunk = False
+
+    def leave_off(self, guards_off: frozenset[Guard]) -> None:
+        """From the next chunk on."""
+        self._planned, self._counted, self._accounted = (
+            guard not in guards_off for guard in (Guard.PLAN, Guard.CALL_COUNT, Guard.LEDGER)
+        )
 
     @property
     def rank(self) -> int:

@@ -170,6 +170,12 @@ class Stream:
         generator = self.generator
         generator.parallel.begin_call(call, sums_of_pass(generator.config, call, frames, self.cache.tokens))
 
+    def watch_slots(self, on: bool) -> None:  # noqa: FBT001 - on or off is all there is to say
+        """From the next chunk on; what the cache holds now is taken as it is."""
+        self.slots = SlotDigests(self.cache) if on else None
+        if self.slots is not None and self.cross is not None:
+            self.slots.made_text(self.cross)
+
     def changed_slot(self) -> ChangedSlot | None:
         """A frame slot of the cache that changed without a write, as far as was checked; waits for the device."""
         return None if self.slots is None else self.slots.changed()

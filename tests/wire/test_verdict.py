@@ -159,7 +159,7 @@ def test_a_rank_that_looks_in_another_chunk_than_the_others_has_lost_count(colum
 
 def test_a_cause_is_named_before_what_follows_from_it() -> None:
     """One changed weight leaves everybody's latents wrong and equal; its own reference tells whose it is."""
-    changed = replace(RIGHT, weights=False, finite=False, ledger=1, outputs=5)
+    changed = replace(RIGHT, weights=False, kv=False, ledger=1, outputs=5)
     with pytest.raises(MeshDisagrees, match=r"rank 2.*: weights: its weights are no longer what was loaded") as end:
         compare(RIGHT, {1: replace(RIGHT, outputs=4), 2: changed})
     assert (end.value.field, end.value.rank) == ("weights", 2)

@@ -20,12 +20,12 @@ VERSION = 2
 DIGEST_MOST = 2**128 - 1
 
 # Measured against a reference of the rank's own, so that a False names the rank by itself. Causes before what follows.
-REFERENCE = ("inputs", "weights", "kv", "finite")
+REFERENCE = ("inputs", "weights", "kv")
 # Follow from the announced plan. Rank 0 has held its own against the plan when it compares.
 PLANNED = ("call_id", "prepared", "observed_calls", "ledger", "end_abs", "end")
 
-# magic, version, call_id, prepared, observed_calls, ledger, end_abs, end, four flags, are there outputs, outputs
-_RECORD = struct.Struct("<4sHq16sq16sqq4BB16s")
+# magic, version, call_id, prepared, observed_calls, ledger, end_abs, end, three flags, are there outputs, outputs
+_RECORD = struct.Struct("<4sHq16sq16sqq3BB16s")
 VERDICT_BYTES = _RECORD.size
 _DIGESTS = ("prepared", "ledger", "outputs")
 _FLAGS = (None, False, True)  # a flag's byte is its place here
@@ -37,7 +37,7 @@ class Verdict:
 
     prepared: digest of header and manifest of what this rank computed from, which cover the payload, 128 bits: of what
     it was sent, or of what it prepared by itself. ledger: rolling digest of the collectives made, 128 bits. end_abs,
-    end: frames that the cache has seen and holds. inputs, weights, kv, finite: whether they still are what this rank's
+    end: frames that the cache has seen and holds. inputs, weights, kv: whether they still are what this rank's
     reference says; None where the chunk's turn was not to look. outputs: digest of the latents, 128 bits; None where
     not taken.
     """
@@ -51,7 +51,6 @@ class Verdict:
     inputs: bool | None = None
     weights: bool | None = None
     kv: bool | None = None
-    finite: bool | None = None
     outputs: int | None = None
 
     def __post_init__(self) -> None:
@@ -143,7 +142,6 @@ _WRONG = {
     "inputs": "its inputs are no longer what was announced",
     "weights": "its weights are no longer what was loaded",
     "kv": "its keys and values changed without a write",
-    "finite": "its latents are not finite",
 }
 
 

@@ -228,7 +228,7 @@ class Phase(StrEnum):
     PAYLOAD = "payload"
     CALL = "generator call"
     VERDICT = "verdict"
-    DELIVER = "deliver"  # rank 0 alone: decoding, writing
+    DELIVER = "deliver"  # decoding, writing: rank 0; a worker decodes where its plan has it make its own context
     DRAIN = "drain"
     EXIT = "exit"
 

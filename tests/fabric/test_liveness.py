@@ -172,6 +172,18 @@ def test_a_peer_on_its_way_out_is_no_failure(start: Callable[..., Ranks]) -> Non
 
 @on_linux
 @pytest.mark.slow
+def test_a_worker_that_decodes_outlives_rank_0_until_it_is_done(start: Callable[..., Ranks]) -> None:
+    """Its good end may lie unread; whoever then finds none has lost rank 0."""
+    ranks = start("leave:0.2", "decode:1.5")
+    assert ranks.ended(0)[0] == 0
+    assert ranks.ended(1)[0] == 11
+    assert time.monotonic() - ranks.begun_s >= 1.5
+    (cause,) = read_all(ranks.folder)
+    assert (cause.rank, cause.names) == (1, 0), cause
+
+
+@on_linux
+@pytest.mark.slow
 def test_a_second_interrupt_of_rank_0_ends_it(start: Callable[..., Ranks]) -> None:
     ranks = start("hang")
     ranks.processes[0].send_signal(signal.SIGINT)

@@ -88,6 +88,10 @@ if __name__ == "__main__":
         re.match(r"(a|a)*b", "a" * 64)
     if kind == "door":
         exec("import time; time.sleep(1000)", {"__name__": "genlock.fabric.collectives"})
+    if kind == "decode":
+        watch.enter(Phase.DELIVER, call_id=1, chunk=1)
+        time.sleep(float(seconds))
+        watch.enter(Phase.IDLE, call_id=1, chunk=1)
     if kind == "leave":
         time.sleep(float(seconds))
         watch.enter(Phase.EXIT, call_id=1, chunk=1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +26,7 @@ def command(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         context.invoke(end_to_end)
+        context.invoke(ladder)
         context.invoke(control)
 
 
@@ -59,6 +62,57 @@ def end_to_end(
     click.echo("where it goes: " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.phase_ms.items()))
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(result, shlex.join(["genlock", *sys.argv[1:]])), indent=1) + "\n")
+
+
+@command.command("ladder")
+@click.option(
+    "--seconds", type=float, default=8.0, show_default=True, metavar="SECONDS", help="Length of each run's video."
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="NUMBER",
+    help="Runs of each rung, in turn.",
+)
+@click.option(
+    "--mesh", type=click.IntRange(2), default=2, show_default=True, metavar="RANKS", help="Ranks of the mesh."
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Also write all figures there."
+)
+def ladder(seconds: float = 8.0, rounds: int = 1, mesh: int = 2, json_file: Path | None = None) -> None:
+    """Memory, start and frames a second of every rank on every rung of --plan, and whether the last rung pays."""
+    from genlock.bench.ladder import as_json
+    from genlock.bench.ladder import ladder as run
+
+    def generate(words: Sequence[str]) -> None:
+        ended = subprocess.run([sys.executable, "-m", "genlock", "generate", *words], stdout=subprocess.DEVNULL)
+        if ended.returncode:
+            raise click.exceptions.Exit(ended.returncode)
+
+    result = run(generate, from_environment().model, seconds=seconds, mesh=mesh, rounds=rounds)
+    for rung in result.rungs:
+        click.echo(f"{rung.plan}: {rung.frames_per_s:.1f} delivered frames/s")
+        for cost in rung.ranks:
+            device = f", {cost.device_bytes / 1e9:.1f} GB of the device" if cost.device_bytes else ""
+            click.echo(
+                f"  rank {cost.rank}: {cost.memory_bytes / 1e6:.0f} MB at most{device}, "
+                f"ready after {cost.ready_s:.1f} s, {cost.load_s:.1f} s of them loading"
+            )
+    gate = result.gate
+    same = "the same frames on every rung" if gate.same_frames else "NOT the same frames on every rung"
+    click.echo(
+        f"a generator-only worker beside a full pipeline's: {gate.saved_bytes / 1e6:.0f} MB "
+        f"({gate.saved_share:.0%}) less, ready {gate.sooner_s:.1f} s sooner; {same}; the gate ({gate.bar}) is "
+        f"{'passed' if gate.passed else 'missed'}"
+    )
+    if json_file is not None:
+        command_line = shlex.join(["genlock", *sys.argv[1:]])
+        json_file.write_text(json.dumps(as_json(result, command_line), indent=1) + "\n")
+    if not gate.same_frames:
+        raise click.exceptions.Exit(4)
 
 
 @command.command("control")

@@ -336,6 +336,9 @@ class Watch:
             return
         if self._leave_by_s is not None and now_s > self._leave_by_s:
             self.fail(KeyboardInterrupt("asked to end, and rank 0 did not end the run in time"))
+        if self.rank > 0 and beacon.phase is Phase.DELIVER:
+            # A worker that decodes for its own context may be the last at work: rank 0's good end is still to be read.
+            self._hung = dict.fromkeys(self._hung, now_s)
         for rank, hung_s in list(self._hung.items()):
             if now_s - hung_s > HANG_UP_GRACE * self._deadlines.records_s:
                 self.fail(LinkBroken("it closed its connection", rank=rank))

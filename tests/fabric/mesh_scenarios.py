@@ -130,7 +130,7 @@ def compiled_block(here: Here) -> dict[str, Any]:
         store = KeyValueCache(
             layers=2, frames=frames, tokens=tokens, heads=heads, head_dim=TOY.head_dim, device=mesh.device
         )
-        out: torch.Tensor = forward(x, time, cross, store, span, rotation, None, None)
+        out: torch.Tensor = forward(x, time, cross, store.layer(1), span, rotation, None, None)
         return out
 
     assert isinstance(block, Block)

@@ -33,7 +33,7 @@ def put(cache: KeyValueCache, span: Span, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     for layer in range(LAYERS):
         k, v = torch.randn(2, 1, span.frames * TOKENS, 2, 4, generator=draw)
-        cache.put(layer, k, v, span)
+        cache.layer(layer).put(k, v, span)
 
 
 def change(cache: KeyValueCache, layer: int, frame: int, *, values: bool = False, element: int = 0) -> None:

@@ -7,7 +7,7 @@ a call can be compiled whole and captured in a CUDA graph.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,10 +15,38 @@ from torch import Tensor
 from genlock.generator.window import Span
 
 
-class KeyValueStore(Protocol):
-    """Where a block leaves a call's keys and values, and gets those that are visible to it."""
+class LayerStore(Protocol):
+    """Where one block leaves a call's keys and values, and gets those that are visible to it."""
 
-    def put(self, layer: int, k: Tensor, v: Tensor, span: Span) -> tuple[Tensor, Tensor]: ...
+    def put(self, k: Tensor, v: Tensor, span: Span) -> tuple[Tensor, Tensor]: ...
+
+
+class KeyValueStore(Protocol):
+    """A place for every block. A block sees its own alone, so that what is compiled for one serves them all."""
+
+    def layer(self, layer: int) -> LayerStore: ...
+
+
+class LayerCache(NamedTuple):
+    """Keys and values [B, T, H, d] of one layer. tokens: S."""
+
+    keys: Tensor
+    values: Tensor
+    tokens: int
+
+    def put(self, k: Tensor, v: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        """Store a call's keys and values [B, N, H, d]; returns the visible ones as views [B, M, H, d]."""
+        keys, values, tokens = self
+        if span.move is not None:
+            source, target, count = (frames * tokens for frames in span.move)
+            for held in (keys, values):
+                held[:, target : target + count] = held[:, source : source + count].clone()  # the ranges overlap
+        first, skip = span.write_start * tokens, span.write_skip * tokens
+        last = first + span.frames * tokens
+        keys[:, first + skip : last] = k[:, skip:]
+        values[:, first + skip : last] = v[:, skip:]
+        visible = span.visible * tokens
+        return keys[:, :visible], values[:, :visible]
 
 
 class KeyValueCache:
@@ -41,19 +69,8 @@ class KeyValueCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
 
-    def put(self, layer: int, k: Tensor, v: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-        """Store a call's keys and values [B, N, H, d]; returns the visible ones as views [B, M, H, d]."""
-        keys, values, tokens = self.keys[layer], self.values[layer], self.tokens
-        if span.move is not None:
-            source, target, count = (frames * tokens for frames in span.move)
-            for held in (keys, values):
-                held[:, target : target + count] = held[:, source : source + count].clone()  # the ranges overlap
-        first, skip = span.write_start * tokens, span.write_skip * tokens
-        last = first + span.frames * tokens
-        keys[:, first + skip : last] = k[:, skip:]
-        values[:, first + skip : last] = v[:, skip:]
-        visible = span.visible * tokens
-        return keys[:, :visible], values[:, :visible]
+    def layer(self, layer: int) -> LayerCache:
+        return LayerCache(self.keys[layer], self.values[layer], self.tokens)
 
     def held(self, layer: int, frames: int) -> tuple[Tensor, Tensor]:
         """The first `frames` frames of a layer, as views: what a recording or a digest reads."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genlock.generator.cache import KeyValueStore
+from genlock.generator.cache import KeyValueStore, LayerStore
 from genlock.generator.config import GeneratorConfig
 from genlock.generator.parallel import SOLO, TEXT, Sum, TensorParallel
 from genlock.generator.rope import RopeTable, rotate
@@ -59,7 +59,11 @@ class Attention(nn.Module):
         super().__init__()
         local = config.dim // parallel.size
         self.head_dim, self.dim, self.eps = config.head_dim, config.dim, config.eps
-        self.parallel, self.site = parallel, site
+        self.parallel = parallel
+        self.norm_site, self.norm_q_site, self.norm_k_site, self.o_site = (
+            f"{site}.{name}"
+            for name in ("norm", "norm_q", "norm_k", "o")  # made once: no graph is about a text
+        )
         self.q = nn.Linear(config.dim, local)
         self.k = nn.Linear(config.dim, local)
         self.v = nn.Linear(config.dim, local)
@@ -72,15 +76,14 @@ class Attention(nn.Module):
 
     def output(self, attended: Tensor) -> Tensor:
         partial = F.linear(attended, self.o.weight)
-        return self.parallel.sum_partial(partial, f"{self.site}.o") + self.o.bias
+        return self.parallel.sum_partial(partial, self.o_site) + self.o.bias
 
 
 class SelfAttention(Attention):
     def forward(
         self,
         x: Tensor,
-        layer: int,
-        store: KeyValueStore,
+        held: LayerStore,
         span: Span,
         query_rotation: Rotation,
         key_rotation: Rotation | None,
@@ -89,13 +92,13 @@ class SelfAttention(Attention):
         """x: [B, N, D]. key_rotation: of all visible slots where keys are cached unrotated, else None."""
         q, k, v = self.q(x), self.k(x), self.v(x)
         squares = torch.stack((square_sum(q), square_sum(k)))  # one sum over ranks for both
-        q_square, k_square = self.parallel.sum_squares(squares, f"{self.site}.norm").div(self.dim).unbind(0)
+        q_square, k_square = self.parallel.sum_squares(squares, self.norm_site).div(self.dim).unbind(0)
         q = rotate(self.heads(self.norm_q(q, q_square, self.eps)), query_rotation)
         k = self.heads(self.norm_k(k, k_square, self.eps))
         if key_rotation is None:
-            keys, values = store.put(layer, rotate(k, query_rotation), self.heads(v), span)
+            keys, values = held.put(rotate(k, query_rotation), self.heads(v), span)
         else:
-            keys, values = store.put(layer, k, self.heads(v), span)
+            keys, values = held.put(k, self.heads(v), span)
             keys = rotate(keys, key_rotation)
         if mask is not None and mask.shape[-1] == keys.shape[1] + 1:  # the virtual key of pad_sink
             keys, values = F.pad(keys, (0, 0, 0, 0, 0, 1)), F.pad(values, (0, 0, 0, 0, 0, 1))
@@ -106,19 +109,19 @@ class CrossAttention(Attention):
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """context: projected text [B, L, D] -> k, v [B, L, H, d]. Depends on the prompt alone."""
         k = self.k(context)
-        mean_square = self.parallel.sum_squares(square_sum(k), f"{self.site}.norm_k") / self.dim
+        mean_square = self.parallel.sum_squares(square_sum(k), self.norm_k_site) / self.dim
         return self.heads(self.norm_k(k, mean_square, self.eps)), self.heads(self.v(context))
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         q = self.q(x)
-        mean_square = self.parallel.sum_squares(square_sum(q), f"{self.site}.norm_q") / self.dim
+        mean_square = self.parallel.sum_squares(square_sum(q), self.norm_q_site) / self.dim
         return self.output(attend(self.heads(self.norm_q(q, mean_square, self.eps)), *keys_values))
 
 
 class Block(nn.Module):
     def __init__(self, config: GeneratorConfig, parallel: TensorParallel, index: int) -> None:
         super().__init__()
-        self.index, self.dim, self.eps, self.parallel = index, config.dim, config.eps, parallel
+        self.dim, self.eps, self.parallel, self.ffn_site = config.dim, config.eps, parallel, f"blocks.{index}.ffn.2"
         self.modulation = nn.Parameter(torch.zeros(1, 6, config.dim))
         self.self_attn = SelfAttention(config, parallel, f"blocks.{index}.self_attn")
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
@@ -133,14 +136,14 @@ class Block(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         inner = F.gelu(self.ffn["0"](x), approximate="tanh")
         last = cast("nn.Linear", self.ffn["2"])
-        return self.parallel.sum_partial(F.linear(inner, last.weight), f"blocks.{self.index}.ffn.2") + last.bias
+        return self.parallel.sum_partial(F.linear(inner, last.weight), self.ffn_site) + last.bias
 
     def forward(
         self,
         x: Tensor,
         time: Tensor,
         cross: tuple[Tensor, Tensor],
-        store: KeyValueStore,
+        held: LayerStore,
         span: Span,
         query_rotation: Rotation,
         key_rotation: Rotation | None,
@@ -149,9 +152,7 @@ class Block(nn.Module):
         """x: [B, F, S, D]; time: [B, F or 1, 6, D], one row a frame, or one for all."""
         modulation = (self.modulation + time).unsqueeze(3).unbind(2)  # six of [B, F or 1, 1, D]
         shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = modulation
-        y = self.self_attn(
-            self.modulated(x, shift_attn, scale_attn), self.index, store, span, query_rotation, key_rotation, mask
-        )
+        y = self.self_attn(self.modulated(x, shift_attn, scale_attn), held, span, query_rotation, key_rotation, mask)
         x = x + y.view_as(x) * gate_attn
         x = x + self.cross_attn(self.norm3(x).flatten(1, 2), cross).view_as(x)
         y = self.feed_forward(self.modulated(x, shift_ffn, scale_ffn))
@@ -291,6 +292,6 @@ class Generator(nn.Module):
         mask = attention_mask(span, height * width, x.device, x.dtype)
         time, block_time = self.time_vectors(t)
         tokens = self.patch_embedding(x)
-        for block, keys_values in zip(self.blocks, cross, strict=True):
-            tokens = block(tokens, block_time, keys_values, store, span, query_rotation, key_rotation, mask)
+        for index, (block, text) in enumerate(zip(self.blocks, cross, strict=True)):
+            tokens = block(tokens, block_time, text, store.layer(index), span, query_rotation, key_rotation, mask)
         return self.head(tokens, time, (height, width))

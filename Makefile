@@ -6,6 +6,7 @@
 #   make prove     ten thousand wrong frames, planted divergences; a mesh on this machine: every rank killed and stopped
 #                  in every phase, 50 clean runs; half an hour
 #   make evaluate  the shipped model against its bars: about an hour on two cores; stopped, it goes on where it was
+#   make pictures  the README's pictures, drawn by the shipped model: two minutes
 #
 # PIP_ARGS is passed to that one install, PYTHON chooses the interpreter, VENV another place for the environment.
 
@@ -21,7 +22,7 @@ find_python = $(shell for name in python3.13 python3.12 python3.11 python3; do \
 PYTHON ?= $(find_python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types rules check test demo golden bench prove evaluate docs clean
+.PHONY: help setup lint types rules check test demo golden bench prove evaluate pictures docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -77,6 +78,9 @@ EVALUATE_ARGS ?=
 
 evaluate: $(RUNTIME)
 	$(BIN)/python -m tools.world.evaluate $(EVALUATE_ARGS)
+
+pictures: $(RUNTIME)
+	$(BIN)/python -m tools.world.show --out docs/pictures
 
 DEMO_PROMPT ?= a red balloon over the sea at noon
 DEMO_CHANGE ?= a yellow balloon over the sea at sunset

@@ -43,7 +43,7 @@ class FlatSession:
 def test_two_sheets_and_a_loop(tmp_path: Path) -> None:
     asked: list[tuple[str, str, float]] = []
     show.main(["--out", str(tmp_path), "--questions", "2"], open_session=lambda *_, **__: FlatSession(asked))
-    with Image.open(tmp_path / "prompts.png") as prompts, Image.open(tmp_path / "changes.png") as changes:
+    with Image.open(tmp_path / "prompts.webp") as prompts, Image.open(tmp_path / "changes.webp") as changes:
         assert prompts.width == len(show.MOMENTS) * (24 + show.MARGIN)
         assert changes.height == 3 * (16 + 2 * show.LINE + show.MARGIN)
     with Image.open(tmp_path / "loop.webp") as loop:

@@ -1,8 +1,9 @@
 """What the shipped model makes, to be looked at before any figure is read: two sheets and a loop.
 
-    python -m tools.world.show --out docs/pictures
+    make pictures
+    python -m tools.world.show --out out/pictures --model out/full/model
 
-prompts.png: twelve questions of the evaluation, eight moments each. changes.png: a prompt change, a transition and a
+prompts.webp: twelve questions of the evaluation, eight moments each. changes.webp: a prompt change, a transition and a
 hard cut, frame by frame around it, with the frames' numbers. loop.webp: one stream whose prompt goes on changing.
 
 Legend: T frames, H W pixels.
@@ -28,8 +29,17 @@ from .takes import first_pixel
 
 MOMENTS = (2, 10, 18, 26, 34, 42, 50, 62)
 CHUNKS = 6
-AROUND = (-5, -1, 0, 1, 3, 5, 8, 11, 15, 23)  # frames shown, counted from where the change takes effect
+AROUND = {  # frames shown, counted from where the change takes effect
+    "a prompt change": (-6, -1, 0, 2, 4, 6, 9, 14, 20),
+    "a transition of 2 s": (-6, -1, 6, 12, 18, 24, 30, 36, 44),
+    "a hard cut": (-6, -1, 0, 1, 2, 5, 9, 14, 20),
+}
 BEFORE, AFTER = 4, 4  # chunks shown of a change
+CHANGED = (
+    "a red balloon floats over the sea at noon in clear weather",
+    "a blue whale floats over the mountains at sunset in the snow",
+)
+QUALITY = 88
 MARGIN, LINE = 3, 13
 GROUND, INK = (24, 24, 24), (230, 230, 230)
 STORY = (
@@ -77,11 +87,10 @@ def prompts(open_session: OpenSession, model: str, count: int) -> Image.Image:
 
 def changes(open_session: OpenSession, model: str) -> Image.Image:
     """The same two prompts three times: changed at once, over two seconds, and cut."""
-    question = questions(1, FULL_WORLD)[0]
-    first, second = question.first.text, question.third.text
+    first, second = CHANGED
     at = first_pixel(BEFORE)
     rows = []
-    for name in ("changed", "a transition of 2 s", "a hard cut"):
+    for name, around in AROUND.items():
         with open_session(model, seed=1) as session:
             chunks = session.stream()
             session.prompt(first)
@@ -91,9 +100,8 @@ def changes(open_session: OpenSession, model: str) -> Image.Image:
             else:
                 session.prompt(second, transition=2.0 if "transition" in name else 0.0)
             shown.append(take(chunks, AFTER))
-        frames = torch.cat(shown)
-        around = [at + offset for offset in AROUND]
-        rows.append((f"{name} at frame {at}: {first} -> {second}", frames[around], around))
+        numbers = [at + offset for offset in around]
+        rows.append((f"{name} at frame {at}: {first} -> {second}", torch.cat(shown)[numbers], numbers))
     return numbered(rows)
 
 
@@ -131,11 +139,15 @@ def main(argv: list[str] | None = None, *, open_session: OpenSession = genlock.o
     parser = argparse.ArgumentParser(prog="tools.world.show", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=str(BUNDLED_FOLDER), help="a model folder; default: the shipped one")
     parser.add_argument("--out", required=True, type=Path, help="folder for the pictures")
-    parser.add_argument("--questions", type=int, default=12, help="rows of prompts.png")
+    parser.add_argument("--questions", type=int, default=12, help="rows of prompts.webp")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    prompts(open_session, options.model, options.questions).save(options.out / "prompts.png", optimize=True)
-    changes(open_session, options.model).save(options.out / "changes.png", optimize=True)
+    sheets = {
+        "prompts.webp": prompts(open_session, options.model, options.questions),
+        "changes.webp": changes(open_session, options.model),
+    }
+    for name, sheet in sheets.items():
+        sheet.save(options.out / name, quality=QUALITY, method=6)
     quality = write_loop(loop(open_session, options.model), options.out / "loop.webp")
     for path in sorted(options.out.iterdir()):
         print(f"{path}: {path.stat().st_size:,} bytes")

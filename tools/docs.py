@@ -109,8 +109,8 @@ def errors_page() -> str:
 
 def metrics_page() -> str:
     opening = (
-        "`genlock generate --metrics-port PORT` answers at `http://127.0.0.1:PORT/metrics` while the stream runs; of a\n"
-        "mesh rank 0 does. Of a histogram the series are `_bucket`, `_sum` and `_count`.\n"
+        "`genlock generate --metrics-port PORT` answers at `http://127.0.0.1:PORT/metrics` while the stream runs;\n"
+        "of a mesh rank 0 does. Of a histogram the series are `_bucket`, `_sum` and `_count`.\n"
         "How to look at them: [watch a run](../how-to/watch-a-run.md).\n"
     )
     table = ["| metric | kind | labels | meaning |", "| --- | --- | --- | --- |"]

@@ -177,8 +177,8 @@ class Settings:
     )
     metrics_port: str = _option(
         default="none",
-        doc="port of this machine's own address at which rank 0 answers with metrics for Prometheus; `0` takes any that "
-        "is free and says which",
+        doc="port of this machine's own address at which rank 0 answers with metrics for Prometheus; `0` takes any "
+        "that is free and says which",
         parity=Parity.EACH_RANK,
         unit="port",
     )

@@ -135,7 +135,7 @@ def test_a_report_knows_what_came_first(killed: Path) -> None:
     failure = held["failure"]
     assert (failure["code"], failure["rank"], failure["phase"]) == ("GL-RANK-01", 1, Phase.CALL)
     assert [cause["rank"] for cause in held["causes"]] == [0]
-    assert held["figures"]["chunks"] == LAST_CHUNK
+    assert (held["figures"]["chunks"], held["figures"]["dropped_chunks"]) == (LAST_CHUNK, 1)
 
 
 def test_a_chunks_parts_add_up_to_its_period(alone: Path) -> None:

@@ -19,7 +19,8 @@ from genlock.observe.recorder import COLLECTIVE, FAILURE, MARK, PHASE, SPAN, Ent
 from genlock.observe.run_folder import write_whole
 
 MONOTONIC, TIME_OF_DAY = "monotonic clock of one host", "time of day of several hosts"
-ROWS = {PHASE: 0, SPAN: 1, MARK: 2}  # of a rank, in the trace viewer
+ROWS = {PHASE: 0, SPAN: 1, COLLECTIVE: 2, MARK: 3}  # of a rank, in the trace viewer
+ROW_NAMES = {PHASE: "phases", SPAN: "spans", COLLECTIVE: "collectives", MARK: "prompts and frames"}
 ARGUMENTS = {"call_id": "call", "chunk": "chunk", "op": "op"}
 
 
@@ -36,7 +37,9 @@ class RankLine:
 
     @property
     def spans(self) -> list[Entry]:
-        return [entry for entry in self.entries if entry.kind in ROWS]
+        """Phases, spans, marks; and the collective that this rank entered and did not leave."""
+        kinds = (PHASE, SPAN, MARK)
+        return [e for e in self.entries if e.kind in kinds or (e.kind == COLLECTIVE and e.until_s is None)]
 
 
 def read_timeline(run_dir: Path) -> dict[int, RankLine]:
@@ -78,15 +81,13 @@ def end_s(line: RankLine) -> float:
 
 
 def chrome_trace(lines: Mapping[int, RankLine]) -> dict[str, Any]:
-    """As Chrome's tracing and Perfetto read it: ranks are processes, phases one row and the spans within them another,
-    collectives and failures are moments. Times in microseconds from the run's first note."""
+    """As Chrome's tracing and Perfetto read it: ranks are processes, phases, spans within them and collectives are
+    rows of it, failures are moments. Times in microseconds from the run's first note."""
     events: list[dict[str, Any]] = []
     for rank, line in lines.items():
         events += [
             _named("process_name", rank, 0, f"rank {rank} ({line.writer.host}, pid {line.writer.pid})"),
-            _named("thread_name", rank, ROWS[PHASE], "phases"),
-            _named("thread_name", rank, ROWS[SPAN], "spans"),
-            _named("thread_name", rank, ROWS[MARK], "prompts and frames"),
+            *(_named("thread_name", rank, row, ROW_NAMES[kind]) for kind, row in ROWS.items()),
         ]
         last_s = end_s(line)
         events += [event for entry in line.entries if (event := _event(line, entry, last_s)) is not None]
@@ -116,8 +117,8 @@ def _event(line: RankLine, entry: Entry, last_s: float) -> dict[str, Any] | None
             ids["never ended"] = 1
         length = _micros(max(0.0, until_s - entry.seconds))
         return {**event, "ph": "X", "tid": ROWS[entry.kind], "dur": length, "args": ids}
-    if entry.kind in (COLLECTIVE, FAILURE):
-        return {**event, "ph": "i", "tid": ROWS[SPAN], "s": "t" if entry.kind == COLLECTIVE else "p", "args": ids}
+    if entry.kind == FAILURE:
+        return {**event, "ph": "i", "tid": ROWS[SPAN], "s": "p", "args": ids}
     return None
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from genlock.observe.cause import read_all
 from genlock.observe.rank_file import read_rank_files
-from genlock.observe.recorder import MARK, PHASE, SPAN, Entry
+from genlock.observe.recorder import COLLECTIVE, MARK, PHASE, SPAN, Entry
 from genlock.observe.run_folder import FAILURE_FILE, RUN_FILE
 from genlock.observe.timeline import RankLine, end_s, read_timeline
-from genlock.observe.trace import GENERATE, SHOWN
+from genlock.observe.trace import GENERATE, PLAN, SHOWN
 from genlock.report.parts import ChunkTime, chunk_times, fits, median_parts, steady
 from genlock.settings import START_PHASES, Phase
 
@@ -28,6 +28,7 @@ SPANS_MOST = 5000  # of all runs on a page: a quarter of a megabyte
 CHUNKS_MOST = 600
 FIRST_CHUNKS = 2  # kept beside the last ones, where not all can be
 KINDS = (PHASE, SPAN, MARK)
+WAITS = "waits in "  # before the name of a collective that was entered and not left
 Json = dict[str, Any]
 
 
@@ -65,13 +66,15 @@ def collect(run_dir: Path, *, runs: int = 1) -> Json:
 
 
 def figures(chunks: Sequence[ChunkTime], first: RankLine, fps: float | None) -> Json:
-    """Of rank 0. Rates in pixel frames a second, times in milliseconds; None where there is nothing to count."""
+    """Of rank 0. Rates in pixel frames a second, times in milliseconds; None where there is nothing to count. Dropped
+    is what was begun and not handed on, of what the recorder still holds."""
     counted = steady(chunks)
     periods = sorted(chunk.period_ms or 0.0 for chunk in counted)
     began = [entry.seconds for entry in first.entries if entry.kind == PHASE and entry.text == Phase.LAUNCH]
     latencies = [1e3 * length for e in first.entries if e.text == SHOWN and (length := _length_s(e)) is not None]
     made = [entry for entry in first.entries if entry.kind == SPAN and entry.text == GENERATE and entry.chunk >= 0]
     idle = [1e3 * (later.seconds - (e.until_s or later.seconds)) for e, later in pairwise(made)]
+    begun = {entry.chunk for entry in first.entries if entry.kind == SPAN and entry.text == PLAN and entry.chunk >= 0}
     late = [c for c in chunks if fps and c.period_ms is not None and c.period_ms > 1e3 * c.frames / fps]
     return {
         "chunks": len(chunks),
@@ -83,6 +86,7 @@ def figures(chunks: Sequence[ChunkTime], first: RankLine, fps: float | None) -> 
         "prompt_ms": _rounded(median(latencies) if latencies else None),
         "mesh_idle_ms": _rounded(median(idle) if idle else None),
         "late_chunks": len(late),
+        "dropped_chunks": len(begun - {chunk.chunk for chunk in chunks}),
     }
 
 
@@ -129,13 +133,14 @@ def _spans(lines: Mapping[int, RankLine], names: list[str], most: int) -> tuple[
         for entry in sorted(line.spans, key=lambda e: (e.seconds, -(e.until_s or last_s))):
             until_s = last_s if entry.until_s is None else entry.until_s
             depth = 0
-            if entry.kind == SPAN:
+            kind, name = (SPAN, WAITS + entry.text) if entry.kind == COLLECTIVE else (entry.kind, entry.text)
+            if kind == SPAN:
                 inner = [end for end in inner if end > entry.seconds]
                 depth = len(inner)
                 inner.append(until_s)
             began, length = round(1e6 * (entry.seconds + line.shift_s)), round(1e6 * max(0.0, until_s - entry.seconds))
-            name = numbers.setdefault(entry.text, len(numbers))
-            row = [rank, KINDS.index(entry.kind), name, depth, began, length, entry.call_id, entry.chunk, entry.op]
+            named = numbers.setdefault(name, len(numbers))
+            row = [rank, KINDS.index(kind), named, depth, began, length, entry.call_id, entry.chunk, entry.op]
             age = -1 if entry.text in START_PHASES else entry.chunk
             made.append((age, [*row, int(entry.until_s is not None)]))
     names += numbers

@@ -26,7 +26,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const colour = (part) => `var(--${part.replace(", ", "-").replace(" ", "-")})`;
-const spanColour = (name) => colour(PART_OF[name] || START[name] || "other");
+const spanColour = (name) => name.startsWith("waits in ") ? "var(--bad)" : colour(PART_OF[name] || START[name] || "other");
 const number = (value, digits = 0) => value === null || value === undefined ? "–" : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const seconds = (s) => s < 1e-3 ? `${number(1e6 * s)} µs` : s < 1 ? `${number(1e3 * s, s < 0.1 ? 2 : 1)} ms` : `${number(s, 2)} s`;
 const plural = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;
@@ -91,7 +91,9 @@ function tiles() {
     const shown = values.map((value) => number(value, digits)).join(" → ");
     const known = runs.length > 1 && values.every((value) => value !== null && value !== undefined);
     const delta = known ? make("span", { class: `delta ${verdict(values[1] - values[0], better)}` }, change(values, digits)) : null;
-    return make("div", { class: "tile", "data-figure": name }, make("b", {}, shown), make("span", { class: "soft" }, words), delta ? make("br") : null, delta);
+    const lost = name === "frames" ? runs.map((run) => run.figures.dropped_chunks) : [];
+    const said = lost.some(Boolean) ? `${words}; chunks begun and dropped: ${lost.join(" → ")}` : words;
+    return make("div", { class: "tile", "data-figure": name }, make("b", {}, shown), make("span", { class: "soft" }, said), delta ? make("br") : null, delta);
   })));
 }
 
@@ -149,9 +151,9 @@ function timeline() {
   const box = make("div", { class: "chart", id: "timeline", tabindex: "0", "aria-label": "timeline of all ranks; arrow keys move, plus and minus zoom" });
   const button = (words, act, id) => { const made = make("button", { id, type: "button" }, words); made.addEventListener("click", act); return made; };
   const chunks = runs[0].chunks;
-  const few = chunks.slice(-4);
+  const few = chunks.slice(-4), failed = runs.some((run) => run.failure || run.causes.length);
   page.append(make("div", { class: "bar" }, button("closer", () => zoom(0.5), "closer"), button("wider", () => zoom(2), "wider"), button("all", () => show(0, end), "all"),
-    few.length > 1 ? button("last chunks", () => show(few[0][1] - 0.02, few[few.length - 1][1] + 0.05), "last") : null,
+    few.length > 1 ? button("last chunks", () => show(few[0][1] - 0.02, failed ? end : few[few.length - 1][1] + 0.05), "last") : null,
     make("span", { class: "soft", id: "window" })), box);
   keys([["generator: denoise", colour("denoise")], ["recompute", colour("recompute")], ["hand out", colour("hand out")], ["checks, verdict", colour("checks")],
     ["decode, deliver", colour("decode")], ["encode, warm-up", colour("encode")], ["plan, load", colour("plan")], ["write", colour("write")], ["waiting", colour("idle")], ["other", colour("other")]]);

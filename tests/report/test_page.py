@@ -84,6 +84,7 @@ def test_the_page_is_readable_in_light_and_dark_and_on_a_phone(browser: Any, alo
     )
     for scheme, light_paper in (("light", True), ("dark", False)):
         page, said = opened(browser, tmp_path / "r.html", color_scheme=scheme)
+        assert page.locator(".pill").inner_text() == "ended well"
         paper, ink = page.evaluate(luminance)
         assert (paper > 0.9, ink > 0.7) == (light_paper, not light_paper)
         assert said == []

@@ -80,6 +80,7 @@ class Alone:
             self.rank_file.trace.failed(error.code, error.what, error.remedy, names=error.rank)
         self.rank_file.trace.phase(Phase.EXIT)
         self.rank_file.write(Moment.EXIT)
+        self.rank_file.trace.close()
 
 
 def begin_trace(settings: Settings, rank: int, run_dir: Path | None) -> Trace:

@@ -72,11 +72,13 @@ function head() {
   const titles = runs.map((run, at) => {
     const about = run.about;
     const ranks = about.world > 1 ? `${about.topology} of ${about.world} ranks` : "one rank";
-    const pill = run.failure ? ["bad", `failed: ${run.failure.code}`] : run.causes.length ? ["bad", `failed: ${run.causes[0].code}`] : ["good", "no failure noted"];
+    const pill = run.failure ? ["bad", `failed: ${run.failure.code}`] : run.causes.length ? ["bad", `failed: ${run.causes[0].code}`]
+      : run.ended ? ["good", "ended well"] : ["open", "no end noted: killed, or still running"];
+    const lost = run.chunks_lost ? ` The recorder has lost the chunks before ${run.chunks_lost}: no figure counts them.` : "";
     const what = [`${about.model} ${about.width}×${about.height}`, ranks, `plan ${about.plan}`, `context ${about.regime}`, `${about.steps} steps`, `${about.dtype} on ${about.device}`];
     return make("div", { class: "run" },
       make("div", { class: "head" }, make("h1", {}, named(at, run.folder)), make("span", { class: `pill ${pill[0]}` }, pill[1])),
-      make("p", { class: "soft" }, about.model ? what.join(" · ") : "what was run is not noted in this folder"));
+      make("p", { class: "soft" }, (about.model ? what.join(" · ") : "What was run is not noted in this folder.") + lost));
   });
   page.append(...titles);
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from genlock.observe.trace import DELIVERED, TEXT_ENCODE, Trace
 from genlock.settings import Phase
 from genlock.wire.kinds import LOADS, Part, Plan
 
+ROOT = Path(__file__).parents[2]
 FRAMES = 12
 GB = 10**9
 
@@ -93,3 +97,16 @@ def test_the_gate_wants_memory_and_a_sooner_start() -> None:
     assert not gate_of(cost(100, 20), cost(89.1, 19)).passed
     assert not gate_of(cost(9, 20, device=40), cost(1, 19, device=39)).passed, "of a device its own memory counts"
     assert gate_of(cost(9, 20, device=40), cost(9, 19, device=28)).passed
+
+
+@pytest.mark.slow
+def test_the_script_for_real_shapes_runs_at_toy_sizes(tmp_path: Path) -> None:
+    """Every rung of it, from files, so that a GPU's time is not spent on finding a slip."""
+    out = tmp_path / "ladder.json"
+    words = [str(ROOT / "benchmarks" / "ladder_14b.py"), "--toy", "--device", "cpu", "--chunks", "1", "--out", str(out)]
+    ran = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(out.read_text())
+    assert [rung["plan"] for rung in said["rungs"]] == list(Plan)
+    assert all((rung["load_s"] > 0) == bool(rung["loads"]) for rung in said["rungs"])
+    assert said["rungs"][0]["own_stage0_ms"] > said["rungs"][-1]["own_stage0_ms"] == 0.0

@@ -82,8 +82,8 @@ evaluate: $(RUNTIME)
 pictures: $(RUNTIME)
 	$(BIN)/python -m tools.world.show --out docs/pictures
 
-DEMO_PROMPT ?= a red balloon over the sea at noon
-DEMO_CHANGE ?= a yellow balloon over the sea at sunset
+DEMO_PROMPT ?= a red balloon floats over the sea at noon
+DEMO_CHANGE ?= a yellow balloon floats over the sea at sunset
 
 demo: $(RUNTIME)
 	@mkdir -p out

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tools.world import captions, export, ranks, weights
-from tools.world.config import FIRST, FULL, SMOKE, STEPS
+from tools.world.config import FULL, SMOKE, STEPS
 from tools.world.footage import LatentPool, anchor_pixel
 from tools.world.forward import TrainingGenerator, repeat
 from tools.world.loop import Budget, Ema, Log, Trainer, learning_rate

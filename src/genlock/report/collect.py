@@ -21,7 +21,18 @@ from genlock.observe.recorder import COLLECTIVE, MARK, PHASE, SPAN, Entry
 from genlock.observe.run_folder import FAILURE_FILE, RUN_FILE
 from genlock.observe.timeline import RankLine, end_s, read_timeline
 from genlock.observe.trace import GENERATE, PLAN, SHOWN
-from genlock.report.parts import ChunkTime, chunk_times, fits, median_parts, steady
+from genlock.report.parts import (
+    OTHER,
+    PART_OF,
+    PARTS,
+    PHASES,
+    START,
+    ChunkTime,
+    chunk_times,
+    fits,
+    median_parts,
+    steady,
+)
 from genlock.settings import START_PHASES, Phase
 
 SPANS_MOST = 5000  # of all runs on a page: a quarter of a megabyte
@@ -50,6 +61,9 @@ def collect(run_dir: Path, *, runs: int = 1) -> Json:
         "about": {name: value for name, value in about.items() if name != "asked"},
         "asked": _asked(about, first),
         "ranks": [_rank(line, accounts.get(rank, {})) for rank, line in lines.items()],
+        "parts": [*PARTS, OTHER],
+        "start": [*START],
+        "drawn_as": {**PART_OF, **PHASES, **START},
         "names": names,
         "spans": spans,
         "spans_left_out": left_out,

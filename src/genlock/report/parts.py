@@ -17,6 +17,7 @@ from genlock.observe.trace import (
     DELIVERED,
     FETCH,
     GENERATE,
+    LOAD_MEDIA,
     MP4,
     PACK,
     PICTURE,
@@ -41,6 +42,18 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "decode": (VAE_DECODE,),
     "write": (FETCH, PICTURE, MP4),
 }
+# What else is drawn, in the colour of one of these parts; of a start's steps in their order.
+START = {
+    Phase.LAUNCH: OTHER,
+    Phase.GATE_1: "hand out",
+    Phase.RENDEZVOUS: "checks",
+    Phase.LOAD: "plan",
+    Phase.GATE_2A: "hand out",
+    Phase.WARM_UP: "encode",
+    Phase.GATE_2B: "hand out",
+    LOAD_MEDIA: "write",
+}
+PHASES = {Phase.CALL: "denoise", Phase.DELIVER: "decode", Phase.IDLE: "idle"}
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
 GENERATION = ("hand out", "recompute", "denoise", "generate, rest", "checks")  # what stands between two of stage 0's
 INSIDE = (Phase.ACCEPT, Phase.PAYLOAD, Phase.VERDICT)  # phases within a generation that count as spans of it

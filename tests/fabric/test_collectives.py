@@ -355,6 +355,7 @@ def test_a_ledger_knows_which_pass_an_entry_belongs_to() -> None:
         ("[/a/b.cc:78] Timed out waiting 1500ms for recv operation to complete", RankSilent),
         ("[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=1, OpType=ALLREDUCE)", RankSilent),
         ("Application timeout caused pair closure", RankSilent),
+        ("NCCL communicator was aborted on rank 0. Reason: Watchdog caught collective operation timeout", RankSilent),
         ("NCCL error: remote process exited or there was a network error", LinkBroken),
         ("CUDA error: an illegal memory access was encountered", DeviceUnavailable),
         ("something new", LinkBroken),

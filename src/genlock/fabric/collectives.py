@@ -30,16 +30,13 @@ from genlock.errors import (
     OutOfMemory,
     RankSilent,
 )
+from genlock.fabric.backend_words import meaning
 from genlock.fabric.groups import Group
 from genlock.fabric.ledger import Ledger
 from genlock.generator.parallel import Sum
 from genlock.settings import Guard
 
 PAYLOAD = "payload"
-
-# Words of gloo's, NCCL's and the system's messages. None says which rank it was; whoever watches the ranks does.
-_SILENT = ("timed out", "timeout")
-_GONE = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "remote process", "aborted")
 
 
 def unheard(site: str) -> None:
@@ -277,10 +274,11 @@ def as_failure(error: RuntimeError, *, where: str) -> GenlockError:
         return DeviceUnavailable(
             first, where=where, remedy="look at the driver's log (`dmesg`, Xid) of that rank's host"
         )
-    if any(word in text for word in _GONE):
-        return LinkBroken(f"another rank left the collective: {first}", where=where)
-    if any(word in text for word in _SILENT):
+    meant = meaning(text)
+    if meant is RankSilent:
         return RankSilent(f"another rank did not come to the collective: {first}", where=where)
+    if meant is LinkBroken:
+        return LinkBroken(f"another rank left the collective: {first}", where=where)
     return LinkBroken(f"the collective failed: {first}", where=where)
 
 

@@ -41,6 +41,7 @@ from genlock.errors import (
     RankSilent,
     Tripwire,
 )
+from genlock.fabric.backend_words import meaning
 from genlock.observe.beacon import DRAIN, MESSAGE_BYTES, STACKS_SIGNAL, Beacon, beacon_period_s, limit_s, up_bytes
 from genlock.observe.cause import Cause, Kind, cause_path
 from genlock.observe.recorder import COLLECTIVE, FAILURE, Open, Recorder
@@ -55,16 +56,6 @@ SIGNALS = {FaultKind.KILL: signal.SIGKILL, FaultKind.STOP: signal.SIGSTOP}
 LAST_RESORT = 3  # graces after the deadline
 NOBODY_READS = (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET, errno.ENOBUFS, errno.EMSGSIZE)
 HANGS_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-# What the tensor library says when a peer is gone or late, in lower case.
-BROKEN_WORDS = (
-    "connection closed",
-    "connection reset",
-    "broken pipe",
-    "connection refused",
-    "socket closed",
-    "aborted",
-)
-TIMEOUT_WORDS = ("timed out", "timeout")
 NO_MEMORY = "can't allocate memory"
 
 
@@ -489,10 +480,9 @@ def _told_as(error: BaseException) -> tuple[GenlockError, Kind]:
         return RankSilent(text), Kind.TIMEOUT
     if isinstance(error, OSError) and error.errno is not None:
         return InputOutputError((error.strerror or text).lower(), where=str(error.filename or "")), Kind.REFUSAL
-    if isinstance(error, RuntimeError) and any(word in words for word in TIMEOUT_WORDS):
-        return RankSilent(text), Kind.TIMEOUT
-    if isinstance(error, RuntimeError) and any(word in words for word in BROKEN_WORDS):
-        return LinkBroken(text), Kind.BROKEN_PIPE
+    meant = meaning(text) if isinstance(error, RuntimeError) else None
+    if meant is not None:
+        return meant(text), Kind.TIMEOUT if meant is RankSilent else Kind.BROKEN_PIPE
     return GenlockError(f"a defect in genlock: {type(error).__name__}: {text}"), Kind.DEFECT
 
 

@@ -27,6 +27,7 @@ from genlock.engine.first_cause import Seen
 from genlock.errors import GenlockError
 from genlock.observe.beacon import Beacon
 from genlock.observe.cause import Cause
+from genlock.observe.metrics import METRICS, PREFIX
 from genlock.observe.recorder import Entry
 from genlock.settings import READ_ELSEWHERE, FaultKind, Phase, faults_from, options, settings_from
 from genlock.wire.verdict import Verdict
@@ -45,6 +46,7 @@ BREAKS = ("break it", "injected", "code", "rank, field", "within", "without the 
 METERS = ("field", "unit", "healthy", "illness")
 CARD = ("what is so", "shown by")
 RECORDS = {kind.__name__: kind for kind in (Beacon, Cause, Entry, Seen, Verdict)}
+NAMES_OF_METRICS = frozenset(metric.exposed for metric in METRICS)
 NEVER_RAISED = "genlock/errors.py"  # a row that points here says that nobody raises the class itself
 STRIKE_IN = {FaultKind.REFUSE: Phase.ACCEPT}  # every phase: kill and stop; generator call: the rest
 EVERYWHERE = (FaultKind.KILL, FaultKind.STOP)
@@ -358,6 +360,8 @@ def wrong_meters(text: str) -> list[str]:
             place = PLACE.fullmatch(span)
             if place:
                 known = found(*place.groups()) is not None
+            elif span.startswith(PREFIX):
+                known = span in NAMES_OF_METRICS
             elif record in RECORDS:
                 known = name in {each.name for each in fields(RECORDS[record])}
             else:
@@ -407,6 +411,11 @@ OF_A_TEXT: list[Callable[[str], list[str]]] = [
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT / "docs").as_posix()
+
+
+def test_every_metric_stands_in_a_table_of_instruments() -> None:
+    named = {span for path in MANUALS for row in rows(path.read_text(), METERS) for span in SPAN.findall(row["field"])}
+    assert named >= NAMES_OF_METRICS, "who is woken by a metric must find what it means"
 
 
 def test_every_code_stands_in_one_tripwire_table() -> None:

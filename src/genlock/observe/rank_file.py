@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from genlock.errors import InputOutputError
 from genlock.observe.process import age_s, loaded_modules, memory_bytes
 from genlock.observe.recorder import PHASE
 from genlock.observe.run_folder import write_whole
@@ -57,14 +58,19 @@ class RankFile:
         trace.listeners.append(self._heard)
 
     def write(self, moment: Moment) -> None:
-        """Takes stock, and puts the file in place of the one before. Raises InputOutputError."""
+        """Takes stock, and puts the file in place of the one before. Raises InputOutputError when ready: later a stream
+        does not end because nobody can write down how it goes."""
         self._memory[moment] = {**memory_bytes(), **self._device_memory()}
         self._modules = loaded_modules()
         if moment is Moment.READY:
             self._ready_s = age_s()
         if self.run_dir is None:
             return
-        write_whole(rank_path(self.run_dir, self.rank), (json.dumps(self.values(), indent=1) + "\n").encode())
+        try:
+            write_whole(rank_path(self.run_dir, self.rank), (json.dumps(self.values(), indent=1) + "\n").encode())
+        except InputOutputError:
+            if moment is Moment.READY:
+                raise
 
     def values(self) -> dict[str, Any]:
         """What the file holds. Seconds, bytes, counts; start: seconds of each phase of the start that is over."""

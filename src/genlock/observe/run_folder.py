@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from genlock.errors import InputOutputError, UsageError
 
 RUN_FILE, FAILURE_FILE = "run.json", "failure.json"  # of rank 0; of the supervisor, where the run failed
-PICTURES_MOST, ASKED_MOST = 64, 1000
+PICTURES_MOST, ASKED_MOST = 64, 200
 
 
 def new_folder(path: Path) -> Path:
@@ -36,7 +37,8 @@ class RunNotes:
     """What rank 0 alone knows of a run, in its folder: `run.json`, and a small picture of each chunk's first frame.
 
     about: JSON values. Both are bounded: of a long run every second picture goes whenever there are too many, and of
-    what was asked the first are kept.
+    what was asked the newest is kept. Raises InputOutputError when it is made, not later: a stream does not end because
+    nobody can write down how it goes.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
@@ -48,8 +50,8 @@ class RunNotes:
 
     def shown(self, *, chunk: int, at_s: float, words: str) -> None:
         """A request took effect with this chunk, `at_s` seconds into the video."""
-        if len(self._asked) < ASKED_MOST:
-            self._asked.append({"chunk": chunk, "at_s": at_s, "words": words})
+        self._asked = [*self._asked[1 - ASKED_MOST :], {"chunk": chunk, "at_s": at_s, "words": words}]
+        with suppress(InputOutputError):
             self._write()
 
     def wants(self, chunk: int) -> bool:
@@ -58,7 +60,8 @@ class RunNotes:
 
     def picture(self, chunk: int, jpeg: bytes) -> None:
         """Of a chunk that is wanted."""
-        write_whole(self._place(chunk), jpeg)
+        with suppress(InputOutputError):
+            write_whole(self._place(chunk), jpeg)
         self._pictured.append(chunk)
         if len(self._pictured) > PICTURES_MOST:
             self._every *= 2

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -246,6 +247,12 @@ def test_nothing_of_the_envelope_hides_in_a_manifest() -> None:
     said = json.loads(sent.frame[sent.frame.index(b"{") :])
     assert {name for name, spec in said["tensors"].items() if spec} == {"requests"}
     assert sent.header.payload_bytes < envelope.noise.numel()
+
+
+def test_every_rung_asks_less_of_a_worker_than_the_one_before() -> None:
+    rungs = [LOADS[plan] for plan in Plan]
+    assert all(fewer < more for more, fewer in pairwise(rungs))
+    assert (rungs[0], rungs[-1]) == (frozenset(Part), frozenset())
 
 
 def test_the_bare_plan_has_no_events() -> None:

@@ -19,6 +19,7 @@ from genlock.generator.window import CachePolicy, Policy, Recache, Span, recompu
 
 LAYERS, FRAMES, TOKENS = 2, 6, 5
 SLOTS = st.integers(0, FRAMES - 1)
+kernels = pytest.mark.parametrize("kernel", [False, True])  # as in host memory, and as on a device
 
 
 def filled() -> KeyValueCache:
@@ -41,10 +42,13 @@ def change(cache: KeyValueCache, layer: int, frame: int, *, values: bool = False
     held[:, frame * TOKENS : (frame + 1) * TOKENS].view(-1)[element] += 1.0
 
 
+@kernels
 @given(layer=st.integers(0, LAYERS - 1), frame=SLOTS, values=st.booleans(), element=st.integers(0, TOKENS * 8 - 1))
-def test_any_changed_element_of_a_sealed_slot_is_found(layer: int, frame: int, values: bool, element: int) -> None:
+def test_any_changed_element_of_a_sealed_slot_is_found(
+    kernel: bool, layer: int, frame: int, values: bool, element: int
+) -> None:
     cache = filled()
-    digests = SlotDigests(cache)
+    digests = SlotDigests(cache, kernel=kernel)
     digests.end_chunk(FRAMES, due=True)
     assert digests.changed() is None
     change(cache, layer, frame, values=values, element=element)
@@ -90,10 +94,11 @@ spans = st.one_of(
 )
 
 
+@kernels
 @given(plan=st.lists(st.tuples(spans, st.booleans(), st.booleans()), min_size=1, max_size=12))
-def test_writes_and_moves_are_no_changes(plan: list[tuple[Span, bool, bool]]) -> None:
+def test_writes_and_moves_are_no_changes(kernel: bool, plan: list[tuple[Span, bool, bool]]) -> None:
     cache = filled()
-    digests = SlotDigests(cache)
+    digests = SlotDigests(cache, kernel=kernel)
     for seed, (span, due, ends) in enumerate(plan):
         digests.before(span, due=due)
         put(cache, span, seed)
@@ -103,12 +108,13 @@ def test_writes_and_moves_are_no_changes(plan: list[tuple[Span, bool, bool]]) ->
     assert digests.changed() is None
 
 
+@kernels
 @given(plan=st.lists(spans, max_size=6), frame=SLOTS, data=st.data())
-def test_a_seal_follows_its_frame(plan: list[Span], frame: int, data: st.DataObject) -> None:
+def test_a_seal_follows_its_frame(kernel: bool, plan: list[Span], frame: int, data: st.DataObject) -> None:
     """All slots are sealed, then calls are made; a change anywhere in between is found wherever its frame then is,
     unless that frame was already replaced."""
     cache = filled()
-    digests = SlotDigests(cache)
+    digests = SlotDigests(cache, kernel=kernel)
     digests.end_chunk(FRAMES, due=True)
     when = data.draw(st.integers(0, len(plan)))
     sealed = set(range(FRAMES))

@@ -6,8 +6,9 @@ writing it, or at the end of a chunk. It is *checked* before it is replaced or e
 is due, after all its calls have read it. Eviction moves a seal along with its frame; a write breaks it.
 
 A prompt's keys and values, which live longest, are sealed when they are made and checked in every chunk that is due.
-Slots are sealed in chunks that are due only, so that the others cost host arithmetic on a short list. Nothing waits for
-the device but `changed`. Off by default. Knows no rank and no cadence.
+Slots are sealed in chunks that are due only, so that the others cost host arithmetic on a short list. In host memory a
+digest is xxh3, on a device a kernel, and nothing waits for the device but `changed`. Off by default. Knows no rank and
+no cadence.
 
 Legend: B batch, S tokens of a frame, L text rows, H heads of this rank, d head size.
 """
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.fingerprint import PIECE_BYTES, as_integers, odd_sum
+from genlock.generator.host_bytes import number_of
 from genlock.generator.window import Span
 
 Text = Sequence[tuple[Tensor, Tensor]]  # of every layer, a prompt's keys and values: [B, L, H, d] each
@@ -37,10 +39,12 @@ class ChangedSlot:
 
 
 class SlotDigests:
-    """The seals of one cache. Call `before` ahead of every generator call that uses it, `clear` with it."""
+    """The seals of one cache. Call `before` ahead of every generator call that uses it, `clear` with it. kernel: how
+    digests are made; None: as suits the cache's device."""
 
-    def __init__(self, cache: KeyValueCache) -> None:
+    def __init__(self, cache: KeyValueCache, *, kernel: bool | None = None) -> None:
         self._cache = cache
+        self._kernel = cache.keys[0].device.type != "cpu" if kernel is None else kernel
         self._seals: list[Tensor | None] = [None] * (cache.keys[0].shape[1] // cache.tokens)
         self._text: Text = []
         self._text_seal: Tensor | None = None
@@ -100,11 +104,15 @@ class SlotDigests:
 
     def _text_digests(self, text: Text) -> Tensor:
         """int64 [layers]."""
+        if not self._kernel:
+            return torch.tensor([number_of(layer) for layer in text])
         sums = [[odd_sum(held.flatten(1)) for held in layer] for layer in text]
         return torch.stack([3 * keys + values for keys, values in sums])
 
     def _digests(self, slots: range) -> Tensor:
         """int64 [slots, layers]: keys and values as integers, each times an odd weight of its place in the slot."""
+        if not self._kernel:
+            return torch.tensor([[number_of(held) for held in self._held_in(slot)] for slot in slots])
         keys = self._cache.keys[0]
         B, _, H, d = keys.shape
         elements = self._cache.tokens * H * d
@@ -114,6 +122,12 @@ class SlotDigests:
             range(slots.start + i, min(slots.start + i + at_once, slots.stop)) for i in range(0, len(slots), at_once)
         ]
         return torch.cat([self._piece(piece, weights) for piece in pieces])
+
+    def _held_in(self, slot: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of one slot, by layer."""
+        place = slice(slot * self._cache.tokens, (slot + 1) * self._cache.tokens)
+        for keys, values in zip(self._cache.keys, self._cache.values, strict=True):
+            yield keys[:, place], values[:, place]
 
     def _piece(self, slots: range, weights: Tensor) -> Tensor:
         first, last = slots.start * self._cache.tokens, slots.stop * self._cache.tokens

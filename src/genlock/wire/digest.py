@@ -5,20 +5,15 @@ Host memory only: a tensor on a device is copied here first, so callers on the c
 
 from __future__ import annotations
 
-import torch
 import xxhash
 from torch import Tensor
+
+from genlock.generator.host_bytes import tensor_bytes
 
 
 def bytes_digest(data: bytes | memoryview) -> int:
     """xxh3_128 of bytes."""
     return int(xxhash.xxh3_128_intdigest(data))
-
-
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """The elements of a contiguous tensor in host memory, as they lie there, without a copy."""
-    flat = tensor.detach().contiguous().cpu().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
 
 
 def tensor_digest(tensor: Tensor) -> int:

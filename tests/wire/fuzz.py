@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from tests.wire.conftest import POLICIES, ROWS, make
+from tests.wire.test_events import LADDER, SOME, right
 from torch import Tensor
 
-from genlock.drills.mutations import ANY, LEGAL, MAKERS, Mutant, damaged, mutant, orders, restamped
+from genlock.drills.mutations import ANY, LEGAL, Mutant, damaged, makers_of, mutant, orders, restamped
 from genlock.errors import CacheRefused, GenlockError, OutOfStep
 from genlock.generator.window import Policy, Regime
 from genlock.wire.codec import Schema, describe
@@ -28,7 +29,6 @@ from genlock.wire.header import HEADER_BYTES, Stamp, open_frame
 from genlock.wire.kinds import Action, ContextSource, Plan
 from genlock.wire.lifecycle import State, begin, deliverable, live
 from genlock.wire.prepare import (
-    ENVELOPE,
     FAULT,
     RESULT,
     check_payload,
@@ -182,6 +182,19 @@ def results() -> tuple[Moment, ...]:
     return tuple(answers)
 
 
+@cache
+def events() -> tuple[Moment, ...]:
+    """What travels in place of an envelope where workers prepare their own, by plan."""
+    moments = []
+    for case in SOME:
+        for plan in LADDER:
+            asked, _, state = right(case, plan)
+            prepared = prepare(asked, state)[0]
+            payload = bytes(prepared.payload.numpy())
+            moments.append(Moment(state=state, frame=prepared.frame, payload=payload))
+    return tuple(moments)
+
+
 # -- the readers -------------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +210,7 @@ def heard(moment: Moment, frame: bytes, payload: bytes) -> Said:
             received = receive(frame, moment.state)
             if received.chunk is not None:
                 check_payload(received.chunk, as_tensor(payload))
-                assert_kept(ENVELOPE, received.chunk.shapes, frame)
+                assert_kept(received.chunk.schema, received.chunk.shapes, frame)
             if received.fault is not None:
                 assert_kept(FAULT, received.fault, frame)
     except GenlockError as error:
@@ -265,13 +278,14 @@ def fuzz(seed: int, count: int) -> Tally:
     """`count` mutants, the same ones for a seed."""
     rng, tally = Random(seed), Tally()
     chunks = [moment for stream in streams() for moment in stream]
-    others = (last_frames(), results(), [moment for moment in chunks if open_action(moment.frame) == Action.NOOP])
+    idle = [moment for moment in chunks if open_action(moment.frame) == Action.NOOP]
+    others = (last_frames(), results(), events(), idle)
     while tally.made.total() < SHARE_ORDERS * count:
         for each in ordered(rng.choice([stream for stream in streams() if len(stream) > CHUNKS]), rng):
             tally.add(*each)
         tally.add(*answered(rng))
-    for moment in (streams()[0][0], *last_frames(), results()[0]):
-        for maker in sorted(MAKERS[open_action(moment.frame)]):  # each of them at least once
+    for moment in (streams()[0][0], *last_frames(), results()[0], events()[0]):
+        for maker in sorted(makers_of(moment.frame)):  # each of them at least once
             made = mutant(moment.frame, moment.payload, rng, anew=True, maker=maker)
             tally.add(made, heard(moment, made.frame, made.payload))
     number = 0
@@ -292,4 +306,5 @@ def _left(frame: bytes, payload: bytes, rng: Random) -> Mutant:
 
 
 def every_maker() -> set[str]:
-    return {name for makers in MAKERS.values() for name in makers}
+    moments = (streams()[0][0], *last_frames(), results()[0])
+    return {name for moment in moments for name in makers_of(moment.frame)}

@@ -58,7 +58,7 @@ def any_form(content: Any) -> bytes:
         (header, "bytes_digest", any_digest, "digests left"),
         (header, "_check_sizes", left_out, "payload_bytes"),
         (lifecycle, "_compare_stamp", left_out, "call_id"),
-        (lifecycle, "DERIVED", (), "start_frame"),
+        (lifecycle, "DERIVED", (), "scalar: it was taken"),
         (codec, "_keys", left_out, "keys"),
         (codec, "_dump", any_form, "another_form"),
     ],

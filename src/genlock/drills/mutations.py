@@ -136,7 +136,7 @@ def _digest(data: bytes) -> bytes:
 def mutant(frame: bytes, payload: bytes, rng: Random, *, anew: bool, maker: str | None = None) -> Mutant:
     """One change of this frame. anew: whether digests are made anew; if not, nothing of it is to be believed, and any
     field may be named. maker: which; drawn from those that fit the frame otherwise."""
-    makers = MAKERS[Parts(frame, payload).head["action"]]
+    makers = makers_of(frame)
     drawn = [name for name in sorted(makers) for _ in range(_OFTEN.get(name, 1))]
     while True:
         name = maker or rng.choice(drawn)
@@ -496,17 +496,21 @@ _OF_ANY: dict[str, Mutator] = {
 _OF_MANIFESTS: dict[str, Mutator] = {
     each.__name__: each for each in (no_json, another_form, message, keys, containers, nested)
 }
-_OF_TENSORS: dict[str, Mutator] = {
-    each.__name__: each for each in (offset, no_spec, payload_length, payload_digest, payload)
-}
+_OF_TENSORS: dict[str, Mutator] = {each.__name__: each for each in (offset, no_spec, payload_length, payload_digest)}
 _OF_ENVELOPES: dict[str, Mutator] = {each.__name__: each for each in (scalar, presence, dtype, shape, turned)}
-MAKERS: dict[int, dict[str, Mutator]] = {
-    _NOOP: _OF_ANY,
-    _SHUTDOWN: _OF_ANY,
-    _ERROR: {**_OF_ANY, **_OF_MANIFESTS, "of_fault": of_fault},
-    _RESULT: {**_OF_ANY, **_OF_MANIFESTS, **_OF_TENSORS, "of_result": of_result},
-    _INFER: {**_OF_ANY, **_OF_MANIFESTS, **_OF_TENSORS, **_OF_ENVELOPES},
+_OF_ANYTHING_PACKED = {**_OF_ANY, **_OF_MANIFESTS, **_OF_TENSORS}
+_BY_MESSAGE: dict[str | None, dict[str, Mutator]] = {
+    None: _OF_ANY,
+    "fault": {**_OF_ANY, **_OF_MANIFESTS, "of_fault": of_fault},
+    "result": {**_OF_ANYTHING_PACKED, "payload": payload, "of_result": of_result},
+    "envelope": {**_OF_ANYTHING_PACKED, "payload": payload, **_OF_ENVELOPES},
 }
+
+
+def makers_of(frame: bytes) -> dict[str, Mutator]:
+    """The mutators that know this kind of frame, by name; of a message that is not described here those of its form."""
+    tree = Parts(frame, b"").tree
+    return _BY_MESSAGE.get(tree and tree["message"], _OF_ANYTHING_PACKED)
 
 
 # -- the order ---------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from genlock.settings import (
     metrics_port_from,
     options,
     origins,
+    profiled,
     profiled_from,
     settings_from,
     share_the_cores,
@@ -59,6 +60,9 @@ def test_a_range_and_a_port_are_read_or_refused_by_the_variables_name() -> None:
     for text in ("", "7-", "-1", "9-7", "a", "1-2-3"):
         with pytest.raises(UsageError, match="GENLOCK_PROFILE"):
             profiled_from(text)
+    assert profiled(Settings(profile="7", run_dir="out/run")) == range(7, 8)
+    with pytest.raises(UsageError, match="nowhere to write"):
+        profiled(Settings(profile="7"))
     for text in ("", "65536", "-1", "any", "٣"):
         with pytest.raises(UsageError, match="GENLOCK_METRICS_PORT"):
             metrics_port_from(text)

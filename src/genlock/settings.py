@@ -373,6 +373,16 @@ def profiled_from(text: str) -> range | None:
     return chunks
 
 
+def profiled(settings: Settings) -> range | None:
+    """The chunks that are profiled, None for none. Raises UsageError, also where there is nowhere to write."""
+    chunks = profiled_from(settings.profile)
+    if chunks is not None and settings.run_dir == "auto":
+        raise UsageError(
+            "nowhere to write what a profile sees", where="GENLOCK_PROFILE", remedy="name a folder with --run-dir"
+        )
+    return chunks
+
+
 def metrics_port_from(text: str) -> int | None:
     """The port of `metrics_port`, None for none. Raises UsageError naming the setting."""
     if text == "none":

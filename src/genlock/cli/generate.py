@@ -23,13 +23,12 @@ from genlock.cli._flags import (
 from genlock.cli._mesh import take_part
 from genlock.cli.main import Surroundings
 from genlock.errors import InputOutputError, UsageError, VideoUnreadable
-from genlock.settings import Settings, profiled_from
+from genlock.settings import Settings, profiled
 
 if TYPE_CHECKING:
     from genlock.engine.job import Job
     from genlock.stage0.timeline import Timeline
 
-AUTO = "auto"
 # Flags that say a setting.
 OF_SETTINGS = (
     "model",
@@ -152,8 +151,7 @@ def command(
         show_words(settings.model)
         return
     check(**rest)
-    if profiled_from(settings.profile) is not None and settings.run_dir == AUTO:
-        raise UsageError("nowhere to write what it sees", where="--profile", remedy="add --run-dir FOLDER")
+    profiled(settings)  # refused now, where it cannot be
     timeline = timeline_of(prompts, at_s, cuts_at_s, transition_s, timeline_file)
     take_part(settings, surroundings, lambda: session_jobs(settings, **rest))
     deliver(Order(timeline=timeline, settings=settings, **rest), surroundings)

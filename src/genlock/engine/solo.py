@@ -24,7 +24,7 @@ from genlock.observe.process import age_s
 from genlock.observe.rank_file import Moment, RankFile
 from genlock.observe.recorder import Recorder, recorder_path
 from genlock.observe.trace import SpanOf, Trace, unmeasured
-from genlock.settings import Phase, Settings, profiled_from
+from genlock.settings import Phase, Settings, profiled
 from genlock.wire.envelope import Envelope
 from genlock.wire.events import Events
 from genlock.wire.lifecycle import State
@@ -89,7 +89,7 @@ def begin_trace(settings: Settings, rank: int, run_dir: Path | None) -> Trace:
     trace = Trace(None if run_dir is None else Recorder(recorder_path(run_dir, rank)))
     if settings.log_format == "json":
         JsonLog(trace, sys.stderr, rank=rank)
-    chunks = profiled_from(settings.profile)
+    chunks = profiled(settings)
     if chunks is not None and run_dir is not None:
         Profiled(trace, run_dir, rank=rank, chunks=chunks)
     trace.phase(Phase.LAUNCH, began_s=trace.clock() - age_s())

@@ -356,6 +356,13 @@ class PlanRefused(GateRefused):
     default_remedy = "choose a plan further up the ladder with --plan: it asks less of a worker"
 
 
+class GraphRefused(GateRefused):
+    """A block that cannot be compiled whole, or is compiled once more when the ranks have compared their graphs."""
+
+    code = "GL-GRAPH-01"
+    default_remedy = "run with GENLOCK_COMPILE=off, and report this with the output of `genlock doctor`"
+
+
 class LaunchRefused(GenlockError):
     """Ranks that cannot be started or cannot find each other: a port in use, a key file missing, a wrong key."""
 

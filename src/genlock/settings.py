@@ -155,6 +155,13 @@ class Settings:
         unit="chunks",
         minimum=1,
     )
+    compile: str = _option(
+        default="off",
+        doc="whether the generator's blocks are compiled, and by which of torch's back ends: `inductor` is fast, "
+        "`aot_eager` has the bits of `off`",
+        parity=Parity.ALL_RANKS,
+        choices=("off", "aot_eager", "inductor"),
+    )
     control_port: int = _option(
         default=0,
         doc="TCP port of the control connections where ranks are on several hosts; 0 is MASTER_PORT + 1",
@@ -329,6 +336,8 @@ class FaultKind(StrEnum):
     SUM_STRIDED = "sum_strided"
     SUM_OTHER_SHAPE = "sum_other_shape"
     SUMS_SWAPPED = "sums_swapped"  # two of one shape, in the other order
+    GRAPH_BREAK = "graph_break"  # a block that no compiler takes whole
+    OTHER_GRAPH = "other_graph"  # one that is compiled otherwise than the others
     OTHER_BACKEND = "other_backend"  # computes in another way than was asked for
     NO_MEMORY = "no_memory"  # no more than it has now
     NO_FILES = "no_files"  # no more open than now

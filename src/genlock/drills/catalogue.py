@@ -29,11 +29,12 @@ class Case:
     """One start. injected, expected: for people.
 
     words: of a command on the mesh; scene: of `drills.scenes`, in its place. faults: as GENLOCK_FAULTS. guards_off: as
-    GENLOCK_GUARDS_OFF. of_rank: variables of single ranks, which are then started one by one, as on several hosts.
-    strike: what is done to the run from outside, of `drills.strikes`. code: the exit code; ANY_FAILURE: any but 0.
-    rank: who must be named, None for nobody. says: what must be printed, a regular expression. struck: rank and phase
-    from whose entry `bound_s` counts, and `least_s`, of a hang; None: from the start of the command. video: whether one
-    must be there at the end; None: either way. harm: what a scene sees may be amiss, which is what the case is for.
+    GENLOCK_GUARDS_OFF. compiled: by the back end that has the bits of none. of_rank: variables of single ranks, which
+    are then started one by one, as on several hosts. strike: what is done to the run from outside, of `drills.strikes`.
+    code: the exit code; ANY_FAILURE: any but 0. rank: who must be named, None for nobody. says: what must be printed, a
+    regular expression. struck: rank and phase from whose entry `bound_s` counts, and `least_s`, of a hang; None: from
+    the start of the command. video: whether one must be there at the end; None: either way. harm: what a scene sees may
+    be amiss, which is what the case is for.
     """
 
     injected: str
@@ -42,6 +43,7 @@ class Case:
     scene: str = ""
     faults: str = "none"
     guards_off: str = "none"
+    compiled: bool = False
     of_rank: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     strike: Strike | None = None
     code: int = 10
@@ -436,9 +438,41 @@ CATALOGUE: tuple[Drill, ...] = (
         not_run=lambda: "" if can_make_namespaces() else "needs root and network namespaces (`ip netns`)",
     ),
     Drill(
-        name="graph-break, asymmetric-compile",
-        about="a break planted in a block, on every rank or on one (C-01, C-02, C-03)",
-        not_run=lambda: "nothing is compiled on a mesh in this version",
+        name="graph-break",
+        about="a block that does not compile whole (C-02)",
+        cases=(
+            Case(
+                injected="a break in a block of every rank",
+                expected="ended in warm-up, the break named",
+                faults=";".join(fault("graph_break", Phase.LOAD, rank) for rank in (0, 1)),
+                compiled=True,
+                code=13,
+                says="GL-GRAPH-01: a block does not compile whole",
+            ),
+        ),
+    ),
+    Drill(
+        name="asymmetric-compile",
+        about="graphs that are not the same on every rank (C-01, C-03, H13)",
+        cases=(
+            Case(
+                injected="a break in a block of rank 1 alone",
+                expected="ended in warm-up, rank 1 named",
+                faults=fault("graph_break", Phase.LOAD, 1),
+                compiled=True,
+                code=13,
+                rank=1,
+                says="GL-GRAPH-01: a block does not compile whole",
+            ),
+            Case(
+                injected="a block of rank 1 has a graph of its own",
+                expected="gate 2b ends the start with the table",
+                faults=fault("other_graph", Phase.LOAD, 1),
+                compiled=True,
+                code=13,
+                says=r"GL-GATE-01: gate 2b(.|\n)*graphs",
+            ),
+        ),
     ),
     Drill(
         name="overlap",

@@ -73,6 +73,8 @@ def conduct(case: Case, folder: Path, model: Path) -> Outcome:
 
 def _start(case: Case, folder: Path, model: Path) -> Run:
     options: dict[str, Any] = {"faults": case.faults, "GENLOCK_GUARDS_OFF": case.guards_off}
+    if case.compiled:
+        options["GENLOCK_COMPILE"] = "aot_eager"
     if case.of_rank:
         return Apart(folder, model, *case.words, of_rank=case.of_rank, **options)
     if case.scene:

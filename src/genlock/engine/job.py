@@ -48,7 +48,8 @@ class Stage0Job:
 class Job:
     """One model at one size. weights: a file or folder that `load_generator` reads. height, width: pixels. steps:
     denoise steps of a chunk. warm: whether every shape is run once before the first chunk. video: whether chunks may
-    come from input frames. attention_bias, pad_sink: as in a preset. stage0: where the plan has workers prepare."""
+    come from input frames. attention_bias, pad_sink: as in a preset. compile: torch's back end for the blocks, or
+    "off". stage0: where the plan has workers prepare."""
 
     name: str
     weights: Path
@@ -64,6 +65,7 @@ class Job:
     video: bool = False
     attention_bias: float = 1.0
     pad_sink: bool = False
+    compile: str = "off"
     plan: Plan = Plan.V1_GENERATOR_ONLY
     stage0: Stage0Job | None = None
 
@@ -100,6 +102,7 @@ class Job:
             "video": self.video,
             "attention_bias": self.attention_bias,
             "pad_sink": self.pad_sink,
+            "compile": self.compile,
         }
         values |= {f"config.{key}": value for key, value in asdict(self.config).items()}
         values |= {

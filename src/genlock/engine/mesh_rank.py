@@ -21,7 +21,7 @@ import torch
 from genlock.engine.columns import Columns
 from genlock.engine.job import Job, ManifestValue, check_mesh, manifest
 from genlock.engine.phase_b import PhaseB
-from genlock.engine.planted import plant_in_load
+from genlock.engine.planted import plant_in_blocks, plant_in_load
 from genlock.engine.reference import hold_to_reference, keep_reference, whole
 from genlock.engine.solo import begin_trace, device_memory, load_stream
 from genlock.errors import GenlockError, InputOutputError, PlanRefused, UsageError
@@ -138,6 +138,8 @@ class MeshRank:
         read: dict[str, int] = {}
         watched = Guard.KV not in self.guards_off
         stream = load_stream(job, door, bytes_read=read, watch_slots=watched, span_of=self.trace.span)
+        plant_in_blocks(self.faults.at(self.rank, Phase.LOAD), stream.generator)
+        self.census = stream.generator.census
         every = 1 if self.settings.bring_up else self.settings.check_every
         checks = Columns(stream, check_every=every, guards_off=self.guards_off)
         self._spent("load")
@@ -176,7 +178,12 @@ class MeshRank:
         self._spent("warm-up")
         memory = torch.cuda.max_memory_reserved() if job.device.type == "cuda" else memory_bytes().get("rss", 0)
         self.rank_file.write(Moment.READY)
-        self.reports = self.gate("gate 2b", {"compiled": False}, {"memory_bytes": memory, **self.seconds})
+        graphs = {} if self.census is None else self.census.manifest()
+        self.reports = self.gate(
+            "gate 2b", {"compile": job.compile, **graphs}, {"memory_bytes": memory, **self.seconds}
+        )
+        if self.census is not None:
+            self.census.closed = True
         groups.shorten(self.group, self.deadlines.group_s)
         self._starting = False
         if self.rank == 0 and job.warm and Guard.WEIGHTS not in self.guards_off:

@@ -18,6 +18,7 @@ from genlock.engine.columns import Columns
 from genlock.engine.planted import plant
 from genlock.engine.solo import check_finite
 from genlock.fabric.collectives import Mesh
+from genlock.generator.compiled import graphs_whole
 from genlock.generator.stream import ChunkInputs, OnCall, Stream, announced_passes
 from genlock.observe.trace import CHECKS
 from genlock.settings import FaultKind, Guard
@@ -62,7 +63,8 @@ class PhaseB:
         inputs: ChunkInputs = envelope
         if faults:
             inputs, on_call = plant(faults, self.stream, envelope, on_call)
-        latents = self.stream.run(inputs, on_call, slots_due=self.columns.due(header, Guard.KV))
+        with graphs_whole(self.stream.generator.census):
+            latents = self.stream.run(inputs, on_call, slots_due=self.columns.due(header, Guard.KV))
         self.door.end_chunk()
         if self._strict:
             check_finite(latents, header.chunk_index)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from genlock.fabric.collectives import Mesh
+from genlock.generator.model import Generator
 from genlock.generator.sampler import Call
 from genlock.generator.stream import ChunkInputs, OnCall, Stream
 from genlock.settings import FaultKind
@@ -81,6 +82,23 @@ def _changing_kv(stream: Stream, on_call: OnCall | None) -> OnCall:
             on_call(call, step, flow, x0)
 
     return after
+
+
+def plant_in_blocks(faults: tuple[FaultKind, ...], generator: Generator) -> None:
+    """A block that breaks every graph, or has another one than its like."""
+    block = generator.blocks[0]
+    right = block.feed_forward
+
+    def breaking(x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return right(x)
+
+    def other(x: Tensor) -> Tensor:
+        return right(x) + 0.0
+
+    for kind, wrong in ((FaultKind.GRAPH_BREAK, breaking), (FaultKind.OTHER_GRAPH, other)):
+        if kind in faults:
+            vars(block)["feed_forward"] = wrong  # on this one block, in place of its class's method
 
 
 Sum = Callable[[Tensor, str], Tensor]

@@ -334,6 +334,7 @@ def session_job(
         video=video,
         attention_bias=used.attention_bias,
         pad_sink=used.pad_sink,
+        compile=settings.compile,
         plan=plan,
         stage0=Stage0Job(folder=folder, steps=own_steps, remembered=settings.text_cache) if LOADS[plan] else None,
     )

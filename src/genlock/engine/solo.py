@@ -16,6 +16,7 @@ from genlock.engine.job import Job
 from genlock.engine.profile import Profiled
 from genlock.errors import GenlockError, NotFinite
 from genlock.generator.checkpoint import load_generator
+from genlock.generator.compiled import compile_blocks, graphs_whole
 from genlock.generator.model import Generator
 from genlock.generator.parallel import SOLO, TensorParallel
 from genlock.generator.stream import OnCall, Stream
@@ -51,7 +52,8 @@ class Alone:
         """Latents [F, C, h, w]. Raises NotFinite, and as `Stream.run`."""
         header, trace = prepared.header, self.rank_file.trace
         trace.phase(Phase.CALL, call_id=header.call_id, chunk=header.chunk_index)
-        latents = self.stream.run(envelope, on_call)
+        with graphs_whole(self.stream.generator.census):
+            latents = self.stream.run(envelope, on_call)
         if self._strict:
             check_finite(latents, header.chunk_index)
         trace.phase(Phase.DELIVER)
@@ -124,6 +126,8 @@ def load_stream(
     generator.load_state_dict(state, strict=True, assign=True)
     rows, columns = job.latent_size
     frozen = generator.eval().requires_grad_(requires_grad=False)
+    if job.compile != "off":
+        compile_blocks(frozen, job.compile)
     return Stream(
         frozen, job.policy, latent_height=rows, latent_width=columns, watch_slots=watch_slots, span_of=span_of
     )

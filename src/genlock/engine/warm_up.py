@@ -24,12 +24,13 @@ def warm_chunks(job: Job) -> list[tuple[int, bool, bool]]:
     chunk, policy = job.policy.chunk_frames, job.policy
     if not job.warm:
         return []
+    again = [] if job.compile == "off" else [(chunk, False, False)]  # one that compiles nothing: what a call takes
     first = [(chunk + 1, True, False), (chunk, False, False)] if job.video else []
     if policy.policy is Policy.RECOMPUTE:
         until_full = 1 + -(-policy.context_frames // chunk)
-        return [*first, (chunk, True, False), *[(chunk, False, False)] * (until_full - 1)]
+        return [*first, (chunk, True, False), *[(chunk, False, False)] * (until_full - 1), *again]
     until_evicted = 1 + -(-policy.window_frames // chunk)
-    return [*first, (chunk, True, False), *[(chunk, False, False)] * until_evicted]
+    return [*first, (chunk, True, False), *[(chunk, False, False)] * until_evicted, *again]
 
 
 def begin_job(job: Job, guards_off: frozenset[Guard] = frozenset()) -> State:

@@ -111,10 +111,10 @@ class Mesh:
         self._due = None
         self._ledger.restart()
 
-    def begin_call(self, call: str, sums: Sequence[Sum] | None = None) -> None:
+    def begin_call(self, call: str, sums: Sequence[Sum] | None = None, *, graphs: int = 0) -> None:
         """Raises CallCount, before the first collective of `call`, unless it is the plan's next, and CollectiveRefused
-        if the pass before it is not complete. sums: all that it will make, in order; None where a compiled graph makes
-        them out of the door's sight."""
+        if the pass before it is not complete. sums: all that it will make, in order; None where compiled graphs make
+        them out of the door's sight; graphs: then the digest of what these hold, which goes into the ledger."""
         if self._planned:
             self._check_caller("begin_call")
             if not self._in_chunk:
@@ -127,7 +127,7 @@ class Mesh:
         self._open, self._due, self._made = call, sums, 0
         self._pass = f"{call} {self._begun}"
         if self._accounted:
-            self._ledger.open(call)
+            self._ledger.open(f"{call} {graphs:032x}" if graphs else call)
 
     def end_chunk(self) -> None:
         """Raises CallCount if a pass of the plan was not made, CollectiveRefused if the last one is not complete. No

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from genlock.generator.config import GeneratorConfig
 from genlock.generator.parallel import SOLO, TEXT, Sum, TensorParallel
 from genlock.generator.rope import RopeTable, rotate
 from genlock.generator.window import Span
+
+if TYPE_CHECKING:
+    from genlock.generator.compiled import Census
 
 Rotation = tuple[Tensor, Tensor]
 CrossKV = list[tuple[Tensor, Tensor]]  # of every layer: [B, text_len, H, d] each
@@ -245,6 +248,7 @@ class Generator(nn.Module):
         super().__init__()
         config.check_mesh(parallel.size)
         self.config, self.parallel = config, parallel
+        self.census: Census | None = None  # of compiled blocks
         self.rope = RopeTable(config)
         self.patch_embedding = PatchEmbedding(config)
         self.text_embedding = nn.Sequential(

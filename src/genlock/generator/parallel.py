@@ -36,9 +36,9 @@ class TensorParallel(Protocol):
     @property
     def size(self) -> int: ...
 
-    def begin_call(self, call: str, sums: Sequence[Sum]) -> None:
+    def begin_call(self, call: str, sums: Sequence[Sum] | None, *, graphs: int = 0) -> None:
         """The sums that follow are these, and belong to this pass: a generator call's kind (`sampler.Call`), or
-        TEXT."""
+        TEXT. None where compiled graphs make them, out of sight; graphs: then the digest of what these hold."""
         ...
 
     def sum_partial(self, partial: Tensor, site: str) -> Tensor:
@@ -57,7 +57,7 @@ class Solo:
     rank: int = 0
     size: int = 1
 
-    def begin_call(self, call: str, sums: Sequence[Sum]) -> None:
+    def begin_call(self, call: str, sums: Sequence[Sum] | None, *, graphs: int = 0) -> None:
         pass
 
     def sum_partial(self, partial: Tensor, site: str) -> Tensor:  # noqa: ARG002 - the protocol's argument

@@ -167,8 +167,11 @@ class Stream:
         return latents.squeeze(0)
 
     def _begin(self, call: str, frames: int = 0) -> None:
-        generator = self.generator
-        generator.parallel.begin_call(call, sums_of_pass(generator.config, call, frames, self.cache.tokens))
+        generator, census = self.generator, self.generator.census
+        if census is not None and call != TEXT:
+            generator.parallel.begin_call(call, None, graphs=census.digest if census.closed else 0)
+        else:
+            generator.parallel.begin_call(call, sums_of_pass(generator.config, call, frames, self.cache.tokens))
 
     def watch_slots(self, on: bool) -> None:  # noqa: FBT001 - on or off is all there is to say
         """From the next chunk on; what the cache holds now is taken as it is."""

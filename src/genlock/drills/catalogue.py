@@ -6,14 +6,14 @@ anything: `drills.conduct` does.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from genlock.drills.hosts import can_make_hosts
 from genlock.drills.runs import ENDLESS, GONE_BOUND_S, KILL_BOUND_S, SHORT, STOP_BOUND_S, D, Run, fault
-from genlock.drills.strikes import fill_disk, kill_supervisor, stop_supervisor
+from genlock.drills.strikes import cut_line, fill_disk, kill_supervisor, outage, stop_supervisor, take_line_down
 from genlock.settings import Parity, Phase, options
 
 Strike = Callable[[Run], float | None]
@@ -29,12 +29,12 @@ class Case:
     """One start. injected, expected: for people.
 
     words: of a command on the mesh; scene: of `drills.scenes`, in its place. faults: as GENLOCK_FAULTS. guards_off: as
-    GENLOCK_GUARDS_OFF. compiled: by the back end that has the bits of none. of_rank: variables of single ranks, which
-    are then started one by one, as on several hosts. strike: what is done to the run from outside, of `drills.strikes`.
-    code: the exit code; ANY_FAILURE: any but 0. rank: who must be named, None for nobody. says: what must be printed, a
-    regular expression. struck: rank and phase from whose entry `bound_s` counts, and `least_s`, of a hang; None: from
-    the start of the command. video: whether one must be there at the end; None: either way. harm: what a scene sees may
-    be amiss, which is what the case is for.
+    GENLOCK_GUARDS_OFF. variables: of the environment, of all ranks. of_rank: of single ranks, which are then started
+    one by one, as on several hosts; hosts: on two of `drills.hosts`. strike: what is done to the run from outside, of
+    `drills.strikes`. code: the exit code; ANY_FAILURE: any but 0. rank: who must be named, None for nobody. says: what
+    must be printed, a regular expression. struck: rank and phase from whose entry `bound_s` counts, and `least_s`, of a
+    hang; None: from the strike, or the start of the command. video: whether one must be there at the end; None: either
+    way. harm: what a scene sees may be amiss, which is what the case is for.
     """
 
     injected: str
@@ -43,7 +43,8 @@ class Case:
     scene: str = ""
     faults: str = "none"
     guards_off: str = "none"
-    compiled: bool = False
+    hosts: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
     of_rank: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     strike: Strike | None = None
     code: int = 10
@@ -100,6 +101,7 @@ KILLED = (
     (Phase.EXIT, 1),
 )
 STOPPED = tuple((phase, 0 if phase in (Phase.DELIVER, Phase.DRAIN) else 1 - rank) for phase, rank in KILLED)
+COMPILED = {"GENLOCK_COMPILE": "aot_eager"}  # it has the bits of none
 SIGNALLED = {  # kind -> what is said of it, exit code, seconds
     "kill": ("was killed by SIGKILL", 11, KILL_BOUND_S),
     "stop": ("has been stopped for", 12, STOP_BOUND_S),
@@ -434,8 +436,38 @@ CATALOGUE: tuple[Drill, ...] = (
     ),
     Drill(
         name="cut-link",
-        about="each direction of the link and the mesh between two hosts: down, drop, 3 s outage",
-        not_run=lambda: "" if can_make_namespaces() else "needs root and network namespaces (`ip netns`)",
+        about="the line between two hosts: each direction lost, an end down, an outage of 3 s",
+        not_run=can_make_hosts,
+        cases=(
+            *(
+                Case(
+                    injected=injected,
+                    expected="both ranks end within D + 3 s, each of its own",
+                    words=("generate", *ENDLESS),
+                    hosts=True,
+                    strike=strike,
+                    code=ANY_FAILURE,
+                    says=r"GL-(RANK-02|LINK-0[12])",
+                    bound_s=STOP_BOUND_S,
+                    video=False,
+                )
+                for injected, strike in (
+                    ("what rank 0 sends is lost", partial(cut_line, sender=0)),
+                    ("what rank 1 sends is lost", partial(cut_line, sender=1)),
+                    ("rank 1's end of the line goes down", partial(take_line_down, rank=1)),
+                )
+            ),
+            Case(
+                injected="nothing arrives for 3 s, with D = 8 s",
+                expected="it heals, and the video is whole",
+                words=("generate", *SHORT[:2], "--seconds", "40"),
+                hosts=True,
+                variables={"GENLOCK_DEADLINE": "8"},
+                strike=partial(outage, seconds=3.0),
+                code=0,
+                video=True,
+            ),
+        ),
     ),
     Drill(
         name="graph-break",
@@ -445,7 +477,7 @@ CATALOGUE: tuple[Drill, ...] = (
                 injected="a break in a block of every rank",
                 expected="ended in warm-up, the break named",
                 faults=";".join(fault("graph_break", Phase.LOAD, rank) for rank in (0, 1)),
-                compiled=True,
+                variables=COMPILED,
                 code=13,
                 says="GL-GRAPH-01: a block does not compile whole",
             ),
@@ -459,7 +491,7 @@ CATALOGUE: tuple[Drill, ...] = (
                 injected="a break in a block of rank 1 alone",
                 expected="ended in warm-up, rank 1 named",
                 faults=fault("graph_break", Phase.LOAD, 1),
-                compiled=True,
+                variables=COMPILED,
                 code=13,
                 rank=1,
                 says="GL-GRAPH-01: a block does not compile whole",
@@ -468,7 +500,7 @@ CATALOGUE: tuple[Drill, ...] = (
                 injected="a block of rank 1 has a graph of its own",
                 expected="gate 2b ends the start with the table",
                 faults=fault("other_graph", Phase.LOAD, 1),
-                compiled=True,
+                variables=COMPILED,
                 code=13,
                 says=r"GL-GATE-01: gate 2b(.|\n)*graphs",
             ),
@@ -480,7 +512,3 @@ CATALOGUE: tuple[Drill, ...] = (
         not_run=lambda: "nothing overlaps in solo and tp; it comes with the pipeline",
     ),
 )
-
-
-def can_make_namespaces() -> bool:
-    return os.geteuid() == 0 and shutil.which("ip") is not None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from genlock.drills.catalogue import ANY_FAILURE, Case
+from genlock.drills.hosts import TwoHosts
 from genlock.drills.runs import GONE_BOUND_S, WHO, Apart, Run, RunOver, until
 
 SCENES = "genlock.drills.scenes"
@@ -73,8 +74,9 @@ def conduct(case: Case, folder: Path, model: Path) -> Outcome:
 
 def _start(case: Case, folder: Path, model: Path) -> Run:
     options: dict[str, Any] = {"faults": case.faults, "GENLOCK_GUARDS_OFF": case.guards_off}
-    if case.compiled:
-        options["GENLOCK_COMPILE"] = "aot_eager"
+    options |= case.variables
+    if case.hosts:
+        return TwoHosts(folder, model, *case.words, **options)
     if case.of_rank:
         return Apart(folder, model, *case.words, of_rank=case.of_rank, **options)
     if case.scene:

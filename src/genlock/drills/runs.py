@@ -39,7 +39,7 @@ VARIABLES = {
     "GENLOCK_CHECK_EVERY": "1",
 }
 WHO = re.compile(r"^  who     rank (-?\d+) \(pid (-?\d+)\), in phase ([a-z0-9 -]+)", re.MULTILINE)
-WHOM = re.compile(r"^GL-[A-Z]+-\d+: (?:[^:]*, )?rank (\d+)", re.MULTILINE)
+WHOM = re.compile(r"^(?:rank \d+: )?GL-[A-Z]+-\d+: (?:[^:]*, )?rank (\d+)", re.MULTILINE)
 # Where a strike is no strike: the phase is not entered there.
 NOT_ENTERED = {
     Phase.DELIVER: "only rank 0 decodes and writes",

@@ -11,6 +11,7 @@ import resource
 import signal
 import time
 
+from genlock.drills.hosts import TwoHosts
 from genlock.drills.runs import D, Run, RunOver, until
 from genlock.settings import Phase
 
@@ -52,6 +53,37 @@ def signal_rank(run: Run, rank: int, number: signal.Signals, *, after_s: float) 
     except ProcessLookupError:
         raise RunOver("the rank left a moment ago") from None
     return struck_s
+
+
+def cut_line(run: Run, sender: int) -> float:
+    """Of two hosts: what one of them sends is lost from now on."""
+    hosts = _hosts(run)
+    hosts.wait_for(Phase.IDLE, 2)
+    hosts.cut(sender)
+    return time.monotonic()
+
+
+def take_line_down(run: Run, rank: int) -> float:
+    hosts = _hosts(run)
+    hosts.wait_for(Phase.IDLE, 2)
+    hosts.take_down(rank)
+    return time.monotonic()
+
+
+def outage(run: Run, seconds: float) -> None:
+    """Both directions, for a while."""
+    hosts = _hosts(run)
+    hosts.wait_for(Phase.IDLE, 2)
+    for sender in (0, 1):
+        hosts.cut(sender)
+    time.sleep(seconds)
+    for sender in (0, 1):
+        hosts.mend(sender)
+
+
+def _hosts(run: Run) -> TwoHosts:
+    assert isinstance(run, TwoHosts)  # the catalogue says so beside the strike
+    return run
 
 
 def _pid(run: Run, rank: int) -> int:

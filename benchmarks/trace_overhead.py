@@ -2,12 +2,12 @@
 
     python -m benchmarks.trace_overhead [--blocks N] [--chunks N]
 
-One session of the bundled model, blocks of chunks with everything on (recorder, spans, account, metrics, log, pictures)
-and with everything off in turn: wall time and processor time of each chunk, and how much more a chunk with it takes than
-its neighbour without, with an interval of 95 %. A machine with other work makes that interval wider than what is
-measured, so the cost is also added up: what a chunk notes, each thing at its own processor time, measured apart; as a
-share of a chunk's processor time in this session, and of the shortest period on each rank of a mesh of two. Exits with 4
-if that sum is over 1 %, or the whole interval of processor time is.
+One session of the bundled model, blocks of chunks with everything on (recorder, spans, account, metrics, log,
+pictures) and with everything off in turn: wall time and processor time of each chunk, and how much more a chunk with it
+takes than its neighbour without, with an interval of 95 %. A machine with other work makes that interval wider than
+what is measured, so the cost is also added up: what a chunk notes, each thing at its own processor time, measured
+apart; as a share of a chunk's processor time in this session, and of the shortest period on each rank of a mesh of two.
+Exits with 4 if that sum is over 1 %, or the whole interval of processor time is.
 """
 
 from __future__ import annotations

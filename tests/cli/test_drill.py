@@ -63,7 +63,7 @@ def test_one_that_falls_short_is_named_and_the_others_still_run(short: set[str])
     assert isinstance(error, DrillFellShort)
     assert error.exit_code == 4
     assert "1 of the cases fell short: call-count" in str(error)
-    assert "fell short: exit code 0, not 10" in said
+    assert "fell short exit code 0, not 10" in said
     assert "stale-epoch: " in said
 
 
@@ -72,7 +72,18 @@ def test_without_guard_runs_what_has_such_a_run() -> None:
     said, error = invoke("--all", "--without-guard")
     assert error is None
     for drill in CATALOGUE:
-        assert (f"{drill.name}: {drill.about}" in said) == bool(drill.without)
+        assert (f" {drill.name} " in said) == bool(drill.without)
+    assert f"{sum(len(drill.without) for drill in CATALOGUE)} cases of" in said
+
+
+@pytest.mark.usefixtures("short")
+def test_a_named_drill_says_what_was_injected_expected_and_seen() -> None:
+    said, error = invoke("replay")
+    assert error is None
+    (drill,) = [drill for drill in CATALOGUE if drill.name == "replay"]
+    for case in drill.cases:
+        assert f"  injected  {case.injected}\n  expected  {case.expected}\n  seen      this\n    1.5 s   ok\n" in said
+    assert "3 cases of 1 drills as expected, 0 drills not run" in said
 
 
 @pytest.mark.parametrize(

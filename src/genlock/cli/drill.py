@@ -6,7 +6,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from genlock.errors import DrillFellShort, LaunchRefused, UsageError
 if TYPE_CHECKING:
     from genlock.drills.catalogue import Drill
     from genlock.drills.conduct import Outcome
+
+Tell = Callable[["Drill", "Outcome | str"], None]
 
 
 @click.command()
@@ -59,13 +62,22 @@ def command(names: tuple[str, ...], *, everything: bool, without_guard: bool, as
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise UsageError("the folder is not empty", where=str(keep), remedy="name a new one with --keep")
     folder = Path(tempfile.mkdtemp(prefix="genlock-drill-")) if keep is None else keep.absolute()
+    began_s = time.monotonic()
+    tell = as_line if as_json else as_row if everything else in_full
     try:
-        short = [name for name, outcome in run(chosen, folder, without_guard, as_json) if outcome.fell_short]
+        seen = [(drill.name, outcome) for drill, outcome in run(chosen, folder, without_guard, tell)]
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
+    short = [name for name, outcome in seen if not isinstance(outcome, str) and outcome.fell_short]
     if short:
         raise DrillFellShort(f"{len(short)} of the cases fell short: {', '.join(dict.fromkeys(short))}")
+    if not as_json:
+        not_run = sum(isinstance(outcome, str) for _, outcome in seen)
+        click.echo(
+            f"{len(seen) - not_run} cases of {len(chosen) - not_run} drills as expected, {not_run} drills not run, in "
+            f"{time.monotonic() - began_s:.0f} s"
+        )
 
 
 def choose(
@@ -83,8 +95,8 @@ def choose(
     return [drill for drill in chosen if drill.without] if without_guard else chosen
 
 
-def run(drills: list[Drill], folder: Path, without_guard: bool, as_json: bool) -> Iterator[tuple[str, Outcome]]:
-    """Each case, as it is done."""
+def run(drills: list[Drill], folder: Path, without_guard: bool, tell: Tell) -> Iterator[tuple[Drill, Outcome | str]]:
+    """Each case, told and yielded as it is done; or why a drill is not run."""
     from genlock.drills.conduct import conduct
     from genlock.drills.toy import write_toy_model
 
@@ -92,36 +104,44 @@ def run(drills: list[Drill], folder: Path, without_guard: bool, as_json: bool) -
     model.mkdir(parents=True, exist_ok=True)
     write_toy_model(model)
     for drill in drills:
-        cases = drill.without if without_guard else drill.cases
         reason = drill.not_run()
-        if not as_json:
-            click.secho(f"{drill.name}: {drill.about}" + (" - without its guard" if without_guard else ""), bold=True)
         if reason:
-            tell_not_run(drill, reason, as_json=as_json)
+            tell(drill, reason)
+            yield drill, reason
             continue
-        for number, case in enumerate(cases):
+        for number, case in enumerate(drill.without if without_guard else drill.cases):
             outcome = conduct(case, folder / f"{drill.name}-{number}", model)
-            tell(drill, outcome, as_json=as_json)
-            yield drill.name, outcome
+            tell(drill, outcome)
+            yield drill, outcome
 
 
-def tell(drill: Drill, outcome: Outcome, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({"drill": drill.name, "ok": not outcome.fell_short, **asdict(outcome)}))
-        return
-    mark = click.style("short", fg="red") if outcome.fell_short else click.style("ok   ", fg="green")
-    click.echo(f"  {mark} {outcome.seconds:6.1f} s  {outcome.injected}")
-    click.echo(f"                  expected: {outcome.expected}")
-    click.echo(f"                  seen:     {outcome.seen}")
-    if outcome.fell_short:
-        click.secho(f"                  fell short: {outcome.fell_short}", fg="red")
+def as_line(drill: Drill, outcome: Outcome | str) -> None:
+    """JSON, an object a case."""
+    found = {"not_run": outcome} if isinstance(outcome, str) else {"ok": not outcome.fell_short, **asdict(outcome)}
+    click.echo(json.dumps({"drill": drill.name, **found}))
 
 
-def tell_not_run(drill: Drill, reason: str, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({"drill": drill.name, "not_run": reason}))
+def as_row(drill: Drill, outcome: Outcome | str) -> None:
+    """One line of a table; more of what fell short."""
+    if isinstance(outcome, str):
+        click.echo(f"{'not run':8} {drill.name:20} {outcome}")
+    elif outcome.fell_short:
+        in_full(drill, outcome)
     else:
-        click.echo(f"  not run: {reason}")
+        seen = outcome.seen[outcome.seen.rfind("exit code") :]
+        click.echo(f"{'ok':8} {drill.name:20} {outcome.injected:58} {outcome.seconds:5.1f} s  {seen:.90}")
+
+
+def in_full(drill: Drill, outcome: Outcome | str) -> None:
+    """All that there is to say, for people."""
+    if isinstance(outcome, str):
+        click.echo(f"{drill.name}: not run: {outcome}")
+        return
+    mark = click.style("fell short", fg="red") if outcome.fell_short else click.style("ok", fg="green")
+    click.echo(f"{drill.name}: {drill.about}")
+    for name, value in (("injected", outcome.injected), ("expected", outcome.expected), ("seen", outcome.seen)):
+        click.echo(f"  {name:9} {value}")
+    click.echo(f"  {outcome.seconds:5.1f} s   {mark} {outcome.fell_short}".rstrip())
 
 
 def list_drills(catalogue: tuple[Drill, ...], *, as_json: bool) -> None:

@@ -336,6 +336,27 @@ CATALOGUE: tuple[Drill, ...] = (
         )
     ),
     Drill(
+        name="noise-drift",
+        about="a worker that prepares its own chunk makes one value of it otherwise (OM-11, FM-11)",
+        cases=tuple(
+            faulty(
+                kind,
+                1,
+                expected=f"the shadow check names rank 1 and {tensor} before a generator call"
+                if bring_up
+                else "the digest of what rank 1 prepared is another; not delivered",
+                variables={"GENLOCK_PLAN": plan, "GENLOCK_BRING_UP": str(bring_up)},
+                says="GL-MESH-03(.|\n)*" + (f"{tensor}: what this rank prepared" if bring_up else "prepared: "),
+                video=False,
+            )
+            for kind, tensor, plan, bring_up in (
+                ("change_noise", "noise", "v0_full_pipeline", 1),
+                ("change_anchor", "context", "v1b_latents_override", 1),
+                ("change_noise", "noise", "v1a_context_override", 0),
+            )
+        ),
+    ),
+    Drill(
         name="swapped-collectives",
         about="two sums of one shape in another order on one rank (fact 3)",
         cases=(faulty("sums_swapped", 1, expected="refused at the door, by site", says="GL-COLL-01(.|\n)*cross_attn"),),

@@ -322,7 +322,7 @@ class RankSilent(GenlockError):
 
     code = "GL-RANK-02"
     exit_code = 12
-    default_remedy = "look at the named rank's stacks in the run's folder; a larger --deadline only waits longer"
+    default_remedy = "look at the rank that did not come (`genlock recorder merge`); a larger GENLOCK_DEADLINE only waits longer"
 
 
 class LinkTimeout(RankSilent):
@@ -368,7 +368,7 @@ class LaunchRefused(GenlockError):
 
     code = "GL-LAUNCH-01"
     exit_code = 13
-    default_remedy = "choose another port with MASTER_PORT or --control-port"
+    default_remedy = "choose another port with MASTER_PORT or GENLOCK_CONTROL_PORT"
 
 
 class OutOfMemory(GenlockError):

@@ -68,7 +68,7 @@ class Pace:
         if self.steady_fps is not None:
             lines.append(
                 f"steady state: {self.steady_fps:.1f} delivered frames/s, {self._against(self.steady_fps)} "
-                f"(chunks {WARM_CHUNKS + 1} to {len(self.marks)}; from noise to frames written to the file)"
+                f"(chunks {WARM_CHUNKS} to {len(self.marks) - 1}; from noise to frames written to the file)"
             )
         lines.append(
             f"overall: {self.overall_fps:.1f} frames/s from the command to the last frame; "

@@ -170,7 +170,7 @@ def _between_hosts(place: Launch, settings: Settings) -> tuple[Address, bytes]:
         raise LaunchRefused(
             f"no address for rank 0's control connections: MASTER_ADDR is {place.master_addr!r}, the port {port}",
             where="environment",
-            remedy="set MASTER_ADDR and MASTER_PORT, or --control-port",
+            remedy="set MASTER_ADDR and MASTER_PORT, or GENLOCK_CONTROL_PORT",
         )
     return Address(host=place.master_addr, port=port), read_key(Path(settings.key_file))
 

@@ -32,7 +32,7 @@ LAYERS = [
 ]
 LEVEL = {room: level for level, row in enumerate(LAYERS) for room in row}
 TORCHLESS = (
-    *("errors.py", "settings.py", "observe/", "report/", "engine/supervisor"),
+    *("errors.py", "settings.py", "observe/", "report/", "engine/supervisor", "engine/tripwires"),
     *("__init__.py", "cli/", "__main__.py"),
 )
 FILES = sorted(SRC.rglob("*.py"))

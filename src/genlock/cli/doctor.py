@@ -1,6 +1,7 @@
-"""`genlock doctor`: what this machine can do, what is missing, and the remedy. Its text is what a bug report pastes.
+"""`genlock doctor`: what this machine can do, what is missing, which tripwires look, and the remedy for each.
 
-Every fact is looked up on its own, so that one broken library does not hide the others. Runs no model.
+Its text is what a bug report pastes. Every fact is looked up on its own, so that one broken library does not hide the
+others. Runs no model.
 """
 
 from __future__ import annotations
@@ -32,26 +33,32 @@ SOMETHING_MISSING = 4  # a check that ran and whose answer is no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One thing found. remedy: empty if it is as it should be, otherwise what to do."""
+    """One thing found. remedy: empty if it is as it should be, otherwise what to do. off: a tripwire that was left off:
+    nothing is missing, and a run is not to be trusted."""
 
     section: str
     name: str
     value: str
     remedy: str = ""
+    off: bool = False
+
+    @property
+    def missing(self) -> bool:
+        return bool(self.remedy) and not self.off
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts. Default: text. Example: --json.")
 @click.pass_context
 def command(context: click.Context, /, as_json: bool) -> None:
-    """Say what this machine can do and what is missing.
+    """Say what this machine can do, what is missing, and which tripwires look as the settings are.
 
     \b
     Ends with exit code 4 if something that generating needs is missing. Example:
       genlock doctor
     """
     facts = examine()
-    missing = [fact for fact in facts if fact.remedy]
+    missing = [fact for fact in facts if fact.missing]
     if as_json:
         click.echo(json.dumps({"ok": not missing, "facts": [asdict(fact) for fact in facts]}, indent=2))
     else:
@@ -60,12 +67,12 @@ def command(context: click.Context, /, as_json: bool) -> None:
 
 
 def examine() -> list[Fact]:
-    sections = (of_genlock, of_libraries, of_devices, of_video, of_bundled_model, of_settings)
+    sections = (of_genlock, of_libraries, of_devices, of_video, of_bundled_model, of_settings, of_tripwires)
     return [fact for section in sections for fact in section()]
 
 
 def as_text(facts: list[Fact]) -> str:
-    """The facts in aligned columns by section, then what is missing."""
+    """The facts in aligned columns by section, then what is missing and what is off. What is off is red."""
     wide = max(len(fact.name) for fact in facts)
     lines: list[str] = []
     section = ""
@@ -73,12 +80,15 @@ def as_text(facts: list[Fact]) -> str:
         if fact.section != section:
             section = fact.section
             lines += ["", section] if lines else [section]
-        lines.append(f"  {fact.name:<{wide}}  {fact.value}")
-    missing = [fact for fact in facts if fact.remedy]
+        line = f"  {fact.name:<{wide}}  {fact.value}"
+        lines.append(click.style(line, fg="red") if fact.off else line)
+    missing = [fact for fact in facts if fact.missing]
     lines.append("")
     if not missing:
         lines.append("nothing is missing")
     lines += [f"missing: {fact.name}: {fact.value}; {fact.remedy}" for fact in missing]
+    off = [fact for fact in facts if fact.off]
+    lines += [click.style(f"off: {fact.name}; {fact.remedy}", fg="red") for fact in off]
     return "\n".join(lines)
 
 
@@ -181,6 +191,28 @@ def of_settings() -> Iterator[Fact]:
         return
     origin = origins()
     for option in options():
-        value = getattr(settings, option.name)
-        off = " (a tripwire is off)" if option.name == "strict" and not value else ""
-        yield Fact(section="settings", name=option.name, value=f"{value}, from {origin[option.name]}{off}")
+        value = f"{getattr(settings, option.name)}, from {origin[option.name]}"
+        yield Fact(section="settings", name=option.name, value=value)
+
+
+def of_tripwires() -> Iterator[Fact]:
+    """Every tripwire: how it stands as the settings are, what it costs of a chunk, what it holds off."""
+    try:
+        settings = from_environment()
+        tripwires = import_module("genlock.engine.tripwires")
+        stand = {row: tripwires.standing(row, settings) for row in tripwires.TRIPWIRES}
+    except GenlockError as error:
+        yield Fact(section="tripwires", name=error.where, value=error.what, remedy=error.remedy)
+        return
+    costs = tripwires.costs()
+    for row, now in sorted(stand.items(), key=lambda pair: not pair[0].alone):
+        share = costs.get(row.cost) if now.looks else None
+        cost = "" if share is None else f", {100 * share:.3f}% of a chunk"
+        more = f" ({now.remedy})" if now.remedy else ""
+        yield Fact(
+            section="tripwires of every run" if row.alone else "tripwires of a mesh",
+            name=row.name,
+            value=f"{row.code:<13}{now.words}{cost}{more}",
+            remedy=now.remedy if now.off else "",
+            off=now.off,
+        )

@@ -1,0 +1,101 @@
+"""The table of tripwires is true: each row's place is there and raises its error, each is tripped by a test or a drill,
+and every error that ends a run has its row."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.test_manuals import CLASS_OF, CROSSWALK, ROOT, every_error, named_tests
+
+from genlock.drills.catalogue import CATALOGUE
+from genlock.engine.tripwires import BRING_UP, COSTS, THINNED, TRIPWIRES, Cadence, Row, costs, standing
+from genlock.errors import Tripwire
+from genlock.settings import Guard, Settings
+
+KEPT = ROOT / "benchmarks" / "results" / "tripwires.json"
+ENDS_A_RUN = 10  # exit codes from here on
+rows = pytest.mark.parametrize("row", TRIPWIRES, ids=lambda row: row.name)
+settings = st.builds(
+    Settings,
+    bring_up=st.booleans(),
+    strict=st.booleans(),
+    check_every=st.integers(1, 100),
+    guards_off=st.just("none") | st.sets(st.sampled_from(Guard), min_size=1).map(",".join),
+)
+
+
+def test_every_error_that_ends_a_run_has_a_row() -> None:
+    ends = {kind.code for kind in every_error() if kind.exit_code >= ENDS_A_RUN and kind is not Tripwire}
+    assert ends - {row.code for row in TRIPWIRES} == set()
+    assert {row.code for row in TRIPWIRES} <= CLASS_OF.keys()
+
+
+def test_every_name_is_one_and_every_guard_has_a_row() -> None:
+    assert [name for name, count in Counter(row.name for row in TRIPWIRES).items() if count > 1] == []
+    assert {row.guard for row in TRIPWIRES if row.guard is not None} == set(Guard)
+    assert all(row.name == row.guard for row in TRIPWIRES if row.name in set(Guard))
+
+
+@rows
+def test_the_place_of_a_row_is_an_object_that_looks(row: Row) -> None:
+    file, dotted = row.place.split(":")
+    there: Any = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    for name in dotted.split("."):
+        there = getattr(there, name)
+    assert callable(there)
+
+
+@rows
+def test_a_row_is_tripped_by_something_and_holds_something_off(row: Row) -> None:
+    drill = row.shown_by.removeprefix("genlock drill ")
+    if drill != row.shown_by:
+        assert drill in {each.name for each in CATALOGUE}
+    else:
+        file, name = row.shown_by.split("::")
+        assert name in named_tests(file)
+    assert set(row.holds_off.split(", ")) <= known()
+
+
+@cache
+def known() -> set[str]:
+    """The ids of the crosswalk, each in full: `FM-11, 12` is two of them."""
+    said = CROSSWALK.read_text()
+    runs = re.findall(r"\b(FM-|OM-|H)(\d\d(?:, (?:FM-|OM-|H)?\d\d)*)", said)
+    return {f"{kind}{number}" for kind, numbers in runs for number in re.findall(r"\d\d", numbers)}
+
+
+@given(st.sampled_from(TRIPWIRES), settings)
+def test_what_is_off_is_said_to_be_and_how_it_comes_back(row: Row, now: Settings) -> None:
+    stands = standing(row, now)
+    named = now.guards_off.split(",")
+    off = row.guard is not None and (row.guard in named or (row.guard is Guard.FINITE and not now.strict))
+    assert stands.off == off
+    assert stands.looks == (not off and (row.cadence is not Cadence.BRING_UP or now.bring_up))
+    every = 1 if now.bring_up else now.check_every
+    thinned = row.cadence in THINNED and every > 1
+    assert bool(stands.remedy) == (off or thinned or (row.cadence is Cadence.BRING_UP and not now.bring_up))
+    if thinned and not off:
+        assert str(every) in stands.words or row.cadence is Cadence.TURN
+    if stands.remedy == BRING_UP:
+        assert standing(row, Settings(bring_up=True)).looks
+
+
+def test_by_default_everything_looks_but_what_is_for_bring_up() -> None:
+    idle = {row.name for row in TRIPWIRES if not standing(row, Settings()).looks}
+    assert idle == {row.name for row in TRIPWIRES if row.cadence is Cadence.BRING_UP}
+
+
+def test_what_a_tripwire_costs_was_measured() -> None:
+    kept = json.loads(KEPT.read_text())
+    assert json.loads(COSTS.read_text())["share_of_a_chunk"] == kept["each_share"]
+    assert {row.cost for row in TRIPWIRES if row.cost} <= costs().keys()
+    assert kept["ok"]
+    assert kept["sum_of_shares"] < 0.01

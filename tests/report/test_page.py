@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -63,14 +64,14 @@ def test_a_failed_run_is_shown_with_its_first_cause(browser: Any, killed: Path, 
     before = page.locator("#timeline rect.span").count()
     assert before > 20
     page.click("#last")
-    page.wait_for_function("!document.getElementById('window').textContent.startsWith('0.00 to')")
+    page.locator("#window", has_text=re.compile(r"^(?!0\.00 to)")).wait_for()
     denoise = page.locator("#timeline rect[fill='var(--denoise)'][fill-opacity='1']").first
     denoise.hover()
     assert page.locator("#tip").inner_text().startswith(("denoise", "text"))
     assert "chunk" in page.locator("#tip").inner_text()
     page.focus("#timeline")
     page.keyboard.press("0")
-    page.wait_for_function("document.getElementById('window').textContent.startsWith('0.00 to')")
+    page.locator("#window", has_text=re.compile(r"^0\.00 to")).wait_for()
     assert page.locator(".strip img").evaluate_all("all => all.every(each => each.naturalWidth > 0)")
     assert said == [], "nothing is fetched, nothing is refused by the page's own policy"
     page.close()

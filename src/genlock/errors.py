@@ -322,7 +322,9 @@ class RankSilent(GenlockError):
 
     code = "GL-RANK-02"
     exit_code = 12
-    default_remedy = "look at the rank that did not come (`genlock recorder merge`); a larger GENLOCK_DEADLINE only waits longer"
+    default_remedy = (
+        "look at the rank that did not come (`genlock recorder merge`); a larger GENLOCK_DEADLINE only waits longer"
+    )
 
 
 class LinkTimeout(RankSilent):

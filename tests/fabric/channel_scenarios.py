@@ -84,7 +84,9 @@ def run_0(here: Here, mesh: Mesh, victim: Victim, address: Address, begun: list[
 
 def run_worker(here: Here, mesh: Mesh, victim: Victim, address: Address, begun: list[float]) -> None:
     connection = connect(place(here), address, KEY, within_s=20)
-    follower = Follower(connection, mesh, start(), DEADLINES, check=lambda _: None, on_phase=victim.on_phase)
+    follower = Follower(
+        connection, mesh, start(), DEADLINES, check=lambda _: None, on_phase=victim.on_phase, alone=here.size == 2
+    )
     while not isinstance(chunk := follower.next(), Stop):
         try:
             work(mesh, victim, chunk.header.chunk_index)

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.fabric.conftest import LONG_S, caught, kept
+from tests.fabric.conftest import LONG_S, beside, caught, kept
 from tests.fabric.silent_backend import Died, Harm, SilentBackend
 from tests.wire.conftest import POLICIES, ROWS, make
 
@@ -130,7 +130,13 @@ class Mesh:
         for rank, (_, theirs) in ends.items():
             worker = Worker(rank, None, theirs)  # type: ignore[arg-type]
             worker.follower = Follower(
-                theirs, self.backend.of(rank), state, PATIENT, check=worker.check, on_phase=worker.on_phase
+                theirs,
+                self.backend.of(rank),
+                state,
+                PATIENT,
+                check=worker.check,
+                on_phase=worker.on_phase,
+                alone=size == 2,
             )
             self.workers[rank] = worker
         self.threads = [threading.Thread(target=worker.run, daemon=True) for worker in self.workers.values()]
@@ -540,6 +546,18 @@ def test_a_worker_enters_no_broadcast_without_its_go(instead: str) -> None:
     assert said.fault is not None
     assert said.fault.code == end.value.code
     assert follower.state == state
+
+
+def test_an_only_worker_is_given_no_go() -> None:
+    leader, mine = map(kept, pair())
+    state, backend = start(), SilentBackend(2)
+    follower = Follower(mine, backend.of(1), state, PATIENT, check=lambda _: None, alone=True)
+    prepared, after = prepare(make(state), state)
+    with beside(follower.next):
+        Leader({1: leader}, backend.of(0), PATIENT).infer(prepared)
+    assert follower.state == after
+    with pytest.raises(LinkTimeout):
+        mine.receive(within_s=0.1)
 
 
 def test_what_a_worker_refuses_it_says_with_field_and_code() -> None:

@@ -2,7 +2,7 @@
 
 Two ranks on this machine, over gloo; the same bytes three ways, in turn, in one run. A round begins on rank 0 and ends
 when the worker has said that it has everything, over the control connection, in each of the three. Genlock's way begins
-with packed bytes, as the bare broadcast does: digest, frame, ACCEPT, GO, payload, digest, verdict. Packing and checking
+with packed bytes, as the bare broadcast does: digest, frame, ACCEPT, payload, digest, verdict. Packing and checking
 an envelope before that is told apart, and counts against the object list, which packs too. Judges only by `BAR`.
 """
 
@@ -146,7 +146,8 @@ def _lead(group: Group, workers: Mapping[int, Connection], deadlines: Deadlines,
 
 
 def _follow(group: Group, leader: Connection, deadlines: Deadlines, rounds: int) -> None:
-    follower = Follower(leader, Mesh(group, device=CPU, dtype=torch.bfloat16), _start(), deadlines, check=_any_model)
+    door = Mesh(group, device=CPU, dtype=torch.bfloat16)
+    follower = Follower(leader, door, _start(), deadlines, check=_any_model, alone=True)
     payload = torch.empty_like(_usual().payload)
     for _ in range(WARM_ROUNDS + rounds):
         baseline.bare_broadcast(group, payload)

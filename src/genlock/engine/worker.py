@@ -66,6 +66,7 @@ def serve(rank: MeshRank, job: Job) -> None:
         check=check,
         look=phase_b.look,
         on_phase=rank.enter,
+        alone=rank.size == 2,
     )
     with rank.warming_up():
         for _ in range(count(job)):

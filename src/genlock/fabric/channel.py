@@ -10,7 +10,8 @@
     and nobody is odd) <-       verdict again
 
 GO is why a refusal strands nobody: a worker that accepted cannot know whether the others did, and a broadcast cannot
-be left again. Everything but the broadcast goes over the control connections, which have deadlines and show the death
+be left again. Of two ranks the worker has no others, and its own ACCEPT is all that there is to wait for: there is no
+GO. Everything but the broadcast goes over the control connections, which have deadlines and show the death
 of a peer at once. Rank 0's deadline is the shorter one, so that the rank that can name the culprit speaks first.
 
 Between chunks a worker waits for a frame without a deadline; whether rank 0 still lives is not this file's business.
@@ -134,8 +135,9 @@ class Leader:
         self._enter(Phase.ACCEPT, header)
         with self._told_to_all():
             self._ask(prepared.frame, Kind.ACCEPT)
-            go = pack_answer(Answer(kind=Kind.GO, call_id=header.call_id))
-            send_all(self._workers, go, within_s=self._answer_s)
+            if len(self._workers) > 1:
+                go = pack_answer(Answer(kind=Kind.GO, call_id=header.call_id))
+                send_all(self._workers, go, within_s=self._answer_s)
             self._enter(Phase.PAYLOAD, header)
             self._payloads.broadcast_payload(prepared.payload, header.payload_bytes)
 
@@ -268,7 +270,8 @@ class Follower:
     """A worker's half. `state`: its receiving copy of the lifecycle; whoever ends warm-up puts `live(state)` there.
 
     check: what else a chunk must satisfy before it is accepted, by its shapes (its model); raises a GenlockError. look:
-    the last chunk's verdict once more, with everything that this rank has a reference for looked at.
+    the last chunk's verdict once more, with everything that this rank has a reference for looked at. alone: it is rank
+    0's only worker.
     """
 
     def __init__(
@@ -281,9 +284,10 @@ class Follower:
         check: Callable[[Announced[Envelope] | Announced[Events]], None],
         look: Look | None = None,
         on_phase: OnPhase = untold,
+        alone: bool = False,
     ) -> None:
         self.state = state
-        self._look = look
+        self._look, self._alone = look, alone
         self._leader, self._payloads, self._check, self._on_phase = leader, payloads, check, on_phase
         self._say_s, self._go_s = deadlines.verdict_s, deadlines.group_s
         self._last: Stamp = _NOTHING  # of the chunk that was accepted last
@@ -355,7 +359,7 @@ class Follower:
         header = received.header
         self._say(Kind.ACCEPT, header)
         with self._told_to_leader():
-            ended = self._await_go(header)
+            ended = None if self._alone else self._await_go(header)
         if ended is not None:
             raise ended
         self.state, self._last = received.state, header

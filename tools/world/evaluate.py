@@ -324,9 +324,10 @@ def main(argv: list[str] | None = None, *, open_session: OpenSession = genlock.o
         return UNFINISHED
     verdict = summary(found)
     print(f"\n{verdict}")
+    name = folder.preset.name if options.model == BUNDLED_FOLDER else str(options.model)
     content = {
         **surroundings(options),
-        "model": {"folder": str(options.model), "digests": dict(folder.digests)},
+        "model": {"folder": name, "digests": dict(folder.digests)},
         "prompts": options.prompts,
         "minute": options.minute,
         "verdict": verdict.splitlines(),

@@ -466,7 +466,9 @@ def test_a_silent_worker_ends_the_run_at_the_deadline_and_is_named(mesh: Any, ra
     with pytest.raises(LinkTimeout) as end:
         run.chunk()
     assert HASTY.verdict_s <= time.monotonic() - began < HASTY.verdict_s + 2
-    assert f"rank {rank}, call 2, chunk 1: it sent no frame within 0.8 s; look at the named rank" in str(end.value)
+    assert f"rank {rank}, call 2, chunk 1: it sent no frame within 0.8 s; look at the rank that did not come" in str(
+        end.value
+    )
     assert (end.value.rank, end.value.exit_code) == (rank, 12)
     assert bool(run.backend.entered) == (phase is Phase.VERDICT)  # before that, nobody was let into the broadcast
     other = run.workers[3 - rank]

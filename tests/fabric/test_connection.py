@@ -521,7 +521,9 @@ def test_a_proof_cannot_be_played_back() -> None:
 
 
 def test_a_port_in_use_is_one_line() -> None:
-    refused = pytest.raises(LaunchRefused, match=r"rank 0 cannot listen: Address already in use; .*--control-port")
+    refused = pytest.raises(
+        LaunchRefused, match=r"rank 0 cannot listen: Address already in use; .*GENLOCK_CONTROL_PORT"
+    )
     with ADDRESSES["tcp"]() as address, closing(listen(place(), address, KEY)), refused:
         listen(place(), address, KEY)
 

@@ -134,7 +134,9 @@ def other_settings() -> dict[str, str]:
         elif option.kind is int:
             others[option.variable] = "7"
         else:
-            others[option.variable] = next((c for c in option.choices if c not in ("auto", "cuda")), OTHER_FAULTS)
+            others[option.variable] = next(
+                (c for c in option.choices if c not in (option.default, "cuda")), OTHER_FAULTS
+            )
     return others
 
 

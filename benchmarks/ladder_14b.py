@@ -1,6 +1,6 @@
 """What each rung of the ladder costs one worker at real shapes: 14B over a mesh, UMT5-XXL, the Wan VAE, 832 x 480.
 
-    python benchmarks/ladder_14b.py --out benchmarks/results/ladder-14b-h100.json      one 80 GB card, under 4 minutes
+    python benchmarks/ladder_14b.py --mesh 8 --out benchmarks/results/ladder-14b-h200-mesh8.json   one 80 GB card, a minute
     python benchmarks/ladder_14b.py --toy --device cpu --out /tmp/ladder.json          the same at toy sizes
 
 One process stands for one worker of `--mesh` ranks: its shard has random weights, its sums over ranks add nothing, and
@@ -227,7 +227,7 @@ def main() -> int:
         result = measured(job, folder, mesh=arguments.mesh, chunks=arguments.chunks)
     rows, columns = job.latent_size
     about = {
-        "command": "python benchmarks/ladder_14b.py" + (" --toy" if arguments.toy else ""),
+        "command": f"python benchmarks/ladder_14b.py --mesh {arguments.mesh}" + (" --toy" if arguments.toy else ""),
         "model": job.name,
         "size": f"{job.width}x{job.height}, {frame_tokens(rows, columns)} tokens a latent frame",
         "mesh": arguments.mesh,

@@ -1,6 +1,6 @@
 """What each rung of the ladder costs one worker at real shapes: 14B over a mesh, UMT5-XXL, the Wan VAE, 832 x 480.
 
-    python benchmarks/ladder_14b.py --mesh 8 --out benchmarks/results/ladder-14b-h200-mesh8.json   one 80 GB card, a minute
+    python benchmarks/ladder_14b.py --mesh 8 --out benchmarks/results/ladder-14b-h200-mesh8.json  a minute, 80 GB
     python benchmarks/ladder_14b.py --toy --device cpu --out /tmp/ladder.json          the same at toy sizes
 
 One process stands for one worker of `--mesh` ranks: its shard has random weights, its sums over ranks add nothing, and

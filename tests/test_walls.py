@@ -10,6 +10,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,24 @@ def test_imports_go_down(path: Path) -> None:
         # `from genlock import __version__` names the package itself, the public surface that only the outer rooms know
         target = parts[1] if len(parts) > 1 and parts[1] in LEVEL else "__init__"
         assert target == room or LEVEL[target] > LEVEL[room], f"{name_of(path)}:{line} imports {module}, which is above"
+
+
+def test_no_two_files_know_each_other() -> None:
+    """Types that only a checker reads, and imports inside functions, count as well."""
+    files = {name_of(path).removesuffix(".py").replace("/", "."): path for path in FILES}
+    graph = {
+        name: {
+            other
+            for _, module in imports(path)
+            for other in files
+            if other not in {name, "__init__"} and within(module.removeprefix("genlock."), other)
+        }
+        for name, path in files.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"in a circle: {' -> '.join(error.args[1])}")
 
 
 def test_a_room_is_empty_at_its_door() -> None:

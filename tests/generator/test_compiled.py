@@ -10,7 +10,8 @@ from torch import Tensor
 
 from genlock.errors import GraphRefused
 from genlock.generator.cache import KeyValueCache
-from genlock.generator.compiled import Census, compile_blocks, graphs_whole
+from genlock.generator.census import Census
+from genlock.generator.compiled import compile_blocks, graphs_whole
 from genlock.generator.config import GeneratorConfig
 from genlock.generator.model import Generator
 from genlock.generator.window import Span

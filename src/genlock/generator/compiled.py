@@ -1,8 +1,7 @@
-"""A generator whose blocks are compiled, and the census of what came of it: every graph, and the collectives in it.
+"""A generator whose blocks are compiled by one of torch's back ends, whole or not at all.
 
 A block is handed its own layer's cache and weights, so one graph serves them all, and a stream has one for each shape
-of pass. Inside a graph no rule of ours can look: the order of its collectives is therefore a fact of the start, listed
-here as the graph is made, and held equal on all ranks before the first chunk. Knows no rank.
+of pass. What is in the graphs, the census lists.
 """
 
 from __future__ import annotations
@@ -11,43 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-import xxhash
 from torch import Tensor
 from torch.fx import GraphModule
 
 from genlock.errors import GraphRefused
+from genlock.generator.census import Census
 from genlock.generator.model import Generator
-
-COLLECTIVE = "_c10d_functional"  # the operators' namespace
-WAIT = "wait_tensor"
-
-
-class Census:
-    """The graphs of one generator, in the order they were made, each as the list of its collectives.
-
-    closed: whether one more is refused, as it is once a mesh has compared them.
-    """
-
-    def __init__(self, backend: str) -> None:
-        self.backend, self.closed = backend, False
-        self.graphs: list[str] = []
-
-    @property
-    def digest(self) -> int:
-        """xxh3_128 of all graphs, in order."""
-        return int(xxhash.xxh3_128_intdigest("\n".join(self.graphs).encode()))
-
-    def manifest(self) -> dict[str, str | int]:
-        """What must be equal on all ranks, by key."""
-        return {"graphs": len(self.graphs), **{f"graph {number}": text for number, text in enumerate(self.graphs)}}
-
-    def note(self, graph: GraphModule) -> None:
-        """Raises GraphRefused where the census is closed."""
-        found = ", ".join(_collectives(graph)) or "no collective"
-        if self.closed:
-            raise GraphRefused(f"a block is compiled anew after the start, for another shape: {found}")
-        self.graphs.append(found)
 
 
 def compile_blocks(generator: Generator, backend: str) -> Census:
@@ -93,12 +61,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _collectives(graph: GraphModule) -> Iterator[str]:
-    for node in graph.graph.nodes:
-        target = str(node.target)
-        if node.op == "call_function" and (COLLECTIVE in target or "all_reduce" in target) and WAIT not in target:
-            held = node.meta.get("example_value", node.meta.get("val"))
-            shape = f"{held.dtype} {list(held.shape)}" if isinstance(held, torch.Tensor) else "?"
-            yield f"{target.rpartition('.')[2]} {shape.removeprefix('torch.')}"

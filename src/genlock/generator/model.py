@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlock.generator.cache import KeyValueStore, LayerStore
+from genlock.generator.census import Census
 from genlock.generator.config import GeneratorConfig
 from genlock.generator.parallel import SOLO, TEXT, Sum, TensorParallel
 from genlock.generator.rope import RopeTable, rotate
 from genlock.generator.window import Span
-
-if TYPE_CHECKING:
-    from genlock.generator.compiled import Census
 
 Rotation = tuple[Tensor, Tensor]
 CrossKV = list[tuple[Tensor, Tensor]]  # of every layer: [B, text_len, H, d] each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ class FakeSession:
     trace: Trace = field(default_factory=Trace)
     ranks: dict[int, dict[str, Any]] = field(default_factory=dict)
     asked: list[Request] = field(default_factory=list)
+    drained: bool = False
     closed: bool = False
 
     def __enter__(self) -> FakeSession:
@@ -59,9 +61,12 @@ class FakeSession:
         self.asked += timeline.requests
         return timeline.placements(self.grid)
 
+    def drain(self) -> None:
+        self.drained = True
+
     def stream(self, *, seconds: float) -> Iterator[Chunk]:
         at = Boundary()
-        while at.pixel_frame < seconds * self.grid.fps:
+        while not self.drained and at.pixel_frame < seconds * self.grid.fps:
             if self.error is not None and at.chunk_index == self.fails_at:
                 raise self.error
             count = self.grid.after(at).pixel_frame - at.pixel_frame
@@ -75,10 +80,13 @@ class Desk:
     """`desk.run(...)` runs one command line; every session it opens is kept. The clock moves half a second a chunk."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.kind = FakeSession
         self.sessions: list[FakeSession] = []
         self.now_s = 0.0
         self.fails_at: int | None = None
         self.error: BaseException | None = None
+        self.interrupts: dict[int, signal.Signals] = {}  # by the number of chunks made before
+        self._chunks = 0
         self._capsys = capsys
 
     def run(self, *words: str | Path) -> tuple[int, str, str]:
@@ -95,12 +103,15 @@ class Desk:
         return code, err.strip()
 
     def _open(self, model: str, **options: Any) -> FakeSession:
-        session = FakeSession({"model": model, **options}, self._tick, self.fails_at, self.error)
+        session = self.kind({"model": model, **options}, self._tick, self.fails_at, self.error)
         self.sessions.append(session)
         return session
 
     def _tick(self) -> None:
         self.now_s += 0.5
+        self._chunks += 1
+        if self._chunks in self.interrupts:
+            signal.raise_signal(self.interrupts[self._chunks])
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from genlock.cli import drill as drill_command
+from genlock.cli.main import cli
 from genlock.drills import conduct as conducting
 from genlock.drills.catalogue import CATALOGUE, Case
 from genlock.drills.conduct import Outcome
@@ -31,7 +31,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def invoke(*words: str) -> tuple[str, BaseException | None]:
-    result = CliRunner().invoke(drill_command.command, list(words))
+    result = CliRunner().invoke(cli, ["drill", *words], standalone_mode=False)
     return result.output, result.exception
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,25 @@ def test_a_failure_half_way_is_one_line_and_leaves_no_file(
     assert line in err
     assert len(err.strip().splitlines()) == 1
     assert desk.sessions[0].closed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end_it_finishes_the_chunk_in_flight(desk, tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    desk.interrupts = {3: number}
+    code, out, _ = desk.run("generate", "--prompt", "sea", "--seconds", 60, "--out", tmp_path / "v.mp4")
+    assert code == 0
+    assert "33 frames" in out, "9 of the first chunk, 12 of each other"
+    assert (tmp_path / "v.mp4").stat().st_size
+    assert signal.getsignal(number) is before
+
+
+def test_asked_twice_it_ends_at_once(desk, tmp_path: Path) -> None:
+    desk.kind = type("Slow", (desk.kind,), {"drain": lambda _: None})  # its chunk in flight does not end
+    desk.interrupts = {2: signal.SIGTERM, 3: signal.SIGHUP}
+    code, _, err = desk.run("generate", "--prompt", "sea", "--seconds", 60, "--out", tmp_path / "v.mp4")
+    assert (code, err.strip()) == (130, "interrupted")
     assert not list(tmp_path.iterdir())
 
 

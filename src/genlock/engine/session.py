@@ -91,6 +91,7 @@ class Session:
         self.words = tuple(words)
         self.notes = engine.generation.notes
         self._delivered = 0
+        self._draining = False
         self._asked_s: dict[int, float] = {}  # by a request's number: when it was made
         folder = engine.generation.rank_file.run_dir
         about = {**engine.generation.rank_file.about, "fps": self.fps}
@@ -165,13 +166,20 @@ class Session:
     def stream(self, *, seconds: float | None = None) -> Iterator[Chunk]:
         """Chunk after chunk, until `seconds` of video are reached (whole chunks), the input ends, or for ever.
 
-        Over a mesh also until somebody asks the run to end: the chunk in flight is then the last.
+        Also until somebody asks it to end, or the mesh it runs on: the chunk in flight is then the last.
         """
-        while (seconds is None or self._delivered < seconds * self.fps) and not self.engine.generation.drain_asked:
+        wanted = None if seconds is None else seconds * self.fps
+        while wanted is None or self._delivered < wanted:
+            if self._draining or self.engine.generation.drain_asked:
+                return
             frames = self._input_frames()
             if self._video is not None and frames is None:
                 return
             yield self._next(frames)
+
+    def drain(self) -> None:
+        """Let the chunk in flight be the last of the stream. May be called from a signal's handler."""
+        self._draining = True
 
     def _next(self, frames: Tensor | None) -> Chunk:
         from genlock.media.vae import to_uint8  # noqa: PLC0415 - rank 0's room

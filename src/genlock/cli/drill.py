@@ -152,5 +152,5 @@ def list_drills(catalogue: tuple[Drill, ...], *, as_json: bool) -> None:
             click.echo(json.dumps({**about, "without_guard": bool(drill.without)}))
             continue
         click.echo(f"{drill.name:34} {drill.about}")
-        more = f"not run here: {reason}" if reason else f"{len(drill.cases)} cases"
+        more = f"not run here: {reason}" if reason else f"{len(drill.cases)} case{'s' * (len(drill.cases) > 1)}"
         click.echo(f"{'':34} {more}{', and without its guard' if drill.without else ''}")

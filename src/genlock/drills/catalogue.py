@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from genlock.drills.hosts import can_make_hosts
+from genlock.drills.hosts import TwoHosts, can_make_hosts
 from genlock.drills.runs import ENDLESS, GONE_BOUND_S, KILL_BOUND_S, SHORT, STOP_BOUND_S, D, Run, fault
-from genlock.drills.strikes import cut_line, fill_disk, kill_supervisor, outage, stop_supervisor, take_line_down
+from genlock.drills.strikes import fill_disk, kill_supervisor, on_line, outage, stop_supervisor
 from genlock.settings import Parity, Phase, options
 
 Strike = Callable[[Run], float | None]
@@ -459,7 +459,7 @@ CATALOGUE: tuple[Drill, ...] = (
     ),
     Drill(
         name="cut-link",
-        about="the line between two hosts: each direction lost, an end down, an outage of 3 s",
+        about="the line between two hosts: lost, refused, down; each direction, each use of it; an outage of 3 s",
         not_run=can_make_hosts,
         cases=(
             *(
@@ -468,16 +468,19 @@ CATALOGUE: tuple[Drill, ...] = (
                     expected="both ranks end within D + 3 s, each of its own",
                     words=("generate", *ENDLESS),
                     hosts=True,
-                    strike=strike,
+                    strike=partial(on_line, strike=strike),
                     code=ANY_FAILURE,
                     says=r"GL-(RANK-02|LINK-0[12])",
                     bound_s=STOP_BOUND_S,
                     video=False,
                 )
                 for injected, strike in (
-                    ("what rank 0 sends is lost", partial(cut_line, sender=0)),
-                    ("what rank 1 sends is lost", partial(cut_line, sender=1)),
-                    ("rank 1's end of the line goes down", partial(take_line_down, rank=1)),
+                    ("what rank 0 sends is lost", partial(TwoHosts.cut, sender=0)),
+                    ("what rank 1 sends is lost", partial(TwoHosts.cut, sender=1)),
+                    ("what rank 0 sends is refused", partial(TwoHosts.refuse, sender=0)),
+                    ("the control connections alone are lost", TwoHosts.lose_control),
+                    ("all but the control connections is lost", TwoHosts.lose_mesh),
+                    ("rank 1's end of the line goes down", partial(TwoHosts.take_down, rank=1)),
                 )
             ),
             Case(

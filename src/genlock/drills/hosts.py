@@ -2,7 +2,8 @@
 
 Needs root and `ip`. A rank in each namespace, started by nobody's supervisor, as on hosts of their own. A direction is
 cut by giving its sender a wrong hardware address for the other side: packets leave and nobody takes them, which is what
-a broken switch looks like. Knows no drill.
+a broken switch looks like. Rules of its sender refuse it, or lose the control connections alone or all but them. Knows
+no drill.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class TwoHosts(Apart):
     def __init__(self, folder: Path, *words: Path | str, **options: Any) -> None:
         self._name = f"gl-{os.getpid()}-{secrets.token_hex(3)}"
         self._made = False
+        self._port = str(free_port())
         folder.mkdir(parents=True, exist_ok=True)
         key = folder / "key"
         key.write_text(KEY)
@@ -62,7 +64,7 @@ class TwoHosts(Apart):
                 "LOCAL_WORLD_SIZE": "1",
                 "LOCAL_RANK": "0",
                 "GENLOCK_KEY_FILE": str(key),
-                "GENLOCK_CONTROL_PORT": str(free_port()),
+                "GENLOCK_CONTROL_PORT": self._port,
                 "GLOO_SOCKET_IFNAME": "line",
             }
             super().__init__(folder, *words, of_rank={0: shared, 1: shared}, **options)
@@ -86,6 +88,21 @@ class TwoHosts(Apart):
             "permanent",
         )
 
+    def refuse(self, sender: int) -> None:
+        """The other host is out of reach for this rank's, and it is told so."""
+        self._rule(sender, "unreachable", "to", address(1 - sender))
+
+    def lose_control(self) -> None:
+        """Nothing arrives any more on the control connections, in either direction; collectives go through."""
+        for rank in (0, 1):
+            self._rule(rank, "blackhole", *self._control(rank))
+
+    def lose_mesh(self) -> None:
+        """Nothing arrives any more but what the control connections carry."""
+        for rank in (0, 1):
+            self._rule(rank, "blackhole", "to", address(1 - rank))
+            self._rule(rank, "lookup main", *self._control(rank))  # a later rule comes first
+
     def mend(self, sender: int) -> None:
         ip("-n", self._host(sender), "neigh", "del", address(1 - sender), "dev", "line")
 
@@ -100,6 +117,12 @@ class TwoHosts(Apart):
     def _start(self, command: Sequence[str], variables: Any) -> subprocess.Popen[bytes]:
         host = self._host(int(variables["RANK"]))
         return super()._start(["ip", "netns", "exec", host, *command], variables)
+
+    def _rule(self, rank: int, action: str, *words: str) -> None:
+        ip("-n", self._host(rank), "rule", "add", *words, *action.split())
+
+    def _control(self, rank: int) -> tuple[str, ...]:
+        return ("ipproto", "tcp", "dport" if rank else "sport", self._port)
 
     def _host(self, rank: int) -> str:
         return f"{self._name}-{rank}"

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 
 from genlock.drills.hosts import TwoHosts
 from genlock.drills.runs import D, Run, RunOver, until
@@ -55,18 +56,11 @@ def signal_rank(run: Run, rank: int, number: signal.Signals, *, after_s: float) 
     return struck_s
 
 
-def cut_line(run: Run, sender: int) -> float:
-    """Of two hosts: what one of them sends is lost from now on."""
+def on_line(run: Run, strike: Callable[[TwoHosts], None]) -> float:
+    """Of two hosts in mid-stream: something happens to the line between them, for good."""
     hosts = _hosts(run)
     hosts.wait_for(Phase.IDLE, 2)
-    hosts.cut(sender)
-    return time.monotonic()
-
-
-def take_line_down(run: Run, rank: int) -> float:
-    hosts = _hosts(run)
-    hosts.wait_for(Phase.IDLE, 2)
-    hosts.take_down(rank)
+    strike(hosts)
     return time.monotonic()
 
 

@@ -13,6 +13,7 @@ from genlock.settings import (
     SPIN_TURNS,
     Deadlines,
     FaultKind,
+    Faults,
     Guard,
     Option,
     Phase,
@@ -25,10 +26,12 @@ from genlock.settings import (
     metrics_port_from,
     options,
     origins,
+    planted_faults,
     profiled,
     profiled_from,
     settings_from,
     share_the_cores,
+    warn_of_faults,
     warn_of_guards_off,
 )
 
@@ -154,6 +157,28 @@ def test_faults_are_planted_by_rank_phase_and_chunk() -> None:
     ):
         with pytest.raises(UsageError, match="GENLOCK_FAULTS"):
             faults_from(wrong)
+
+
+def test_a_fault_that_no_rank_would_strike_is_refused() -> None:
+    planted = Settings(faults="kill:rank=1,phase=payload,chunk=2")
+    assert planted_faults(Settings(), 0) == Faults()
+    assert planted_faults(planted, 2).at(1, Phase.PAYLOAD, 2) == (FaultKind.KILL,)
+    for faults, ranks, why in (
+        (planted.faults, 0, "this run has no mesh to plant"),
+        (planted.faults, 1, "a mesh of 1 has no rank 1 to plant"),
+        ("kill:rank=-1,phase=load", 2, "a mesh of 2 has no rank -1"),
+        ("kil", 0, "'kil' is not a fault"),
+    ):
+        with pytest.raises(UsageError, match=f"GENLOCK_FAULTS.*{why}"):
+            planted_faults(Settings(faults=faults), ranks)
+
+
+def test_planted_faults_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_faults(Settings())
+    assert not caplog.records
+    warn_of_faults(Settings(faults="kill:rank=1,phase=load"))
+    said = "faults are planted on purpose (GENLOCK_FAULTS): kill:rank=1,phase=load"
+    assert [record.message for record in caplog.records] == [said]
 
 
 def test_tripwires_are_left_off_by_name_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -230,6 +230,7 @@ class Phase(StrEnum):
     GATE_2A = "gate 2a"
     WARM_UP = "warm-up"
     GATE_2B = "gate 2b"
+    LOAD_MEDIA = "load media"  # rank 0: what it has beside the generator
     IDLE = "idle"  # waiting for a frame, or for somebody to ask for one: no deadline
     ACCEPT = "accept"  # a frame is announced and answered, before anything is committed
     PAYLOAD = "payload"
@@ -248,6 +249,7 @@ START_PHASES = (
     Phase.GATE_2A,
     Phase.WARM_UP,
     Phase.GATE_2B,
+    Phase.LOAD_MEDIA,
 )
 
 
@@ -301,6 +303,7 @@ class Deadlines:
             Phase.GATE_2A: max(self.gate_s, self.load_s),
             Phase.WARM_UP: self.warm_up_s,
             Phase.GATE_2B: max(self.gate_s, self.warm_up_s),
+            Phase.LOAD_MEDIA: self.load_s,
             Phase.IDLE: None,
             Phase.ACCEPT: self.answer_s,
             Phase.PAYLOAD: self.answer_s,
@@ -424,6 +427,25 @@ def _planted(text: str) -> PlantedFault:
         raise UsageError(
             f"{text!r} is not a fault", where="GENLOCK_FAULTS", remedy="write it as kill:rank=1,phase=payload,chunk=2"
         ) from None
+
+
+def planted_faults(settings: Settings, ranks: int) -> Faults:
+    """Those of a run on a mesh of so many ranks, 0 where there is none. Raises UsageError as `faults_from`, and for a
+    fault that no rank would strike."""
+    faults = faults_from(settings.faults)
+    for fault in faults.planted:
+        if not 0 <= fault.rank < ranks:
+            there = f"a mesh of {ranks} has no rank {fault.rank}" if ranks else "this run has no mesh"
+            raise UsageError(
+                f"{there} to plant a fault in", where="GENLOCK_FAULTS", remedy="unset it, unless this is a drill"
+            )
+    return faults
+
+
+def warn_of_faults(settings: Settings) -> None:
+    """One line of the log `genlock`: a variable that was set once and forgotten makes what looks like real trouble."""
+    if faults_from(settings.faults).planted:
+        logging.getLogger("genlock").warning("faults are planted on purpose (GENLOCK_FAULTS): %s", settings.faults)
 
 
 class Guard(StrEnum):

@@ -82,6 +82,24 @@ def test_flags_go_before_the_environment_and_the_environment_before_defaults(
     assert (opened["seed"], opened["height"], opened["width"], opened["steps"]) == (7, 48, None, 2)
 
 
+@pytest.mark.parametrize(
+    ("faults", "topology", "line"),
+    [
+        ("kill:rank=1,phase=load", "solo", "GENLOCK_FAULTS: this run has no mesh to plant a fault in; unset it"),
+        ("kil:rank=1,phase=load", "solo", "GENLOCK_FAULTS: 'kil:rank=1,phase=load' is not a fault"),
+        ("kill:rank=2,phase=load", "tp", "GENLOCK_FAULTS: a mesh of 2 has no rank 2 to plant a fault in"),
+    ],
+)
+def test_a_fault_that_cannot_strike_is_one_line_before_any_rank_is_started(
+    desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: str, topology: str, line: str
+) -> None:
+    monkeypatch.setenv("GENLOCK_FAULTS", faults)
+    words = ["--prompt", "a boat", "--topology", topology, "--out", tmp_path / "v.mp4"]
+    code, said = desk.refuses("generate", *words)
+    assert code == 2
+    assert line in said
+
+
 def test_unknown_words_are_a_warning(desk, tmp_path: Path) -> None:
     code, _, err = desk.run("generate", "--prompt", "red zebra boat", "--out", tmp_path / "v.mp4")
     assert code == 0

@@ -254,13 +254,17 @@ def test_a_value_that_changed_on_one_rank_names_rank_and_column(
 
 
 @pytest.mark.parametrize(("kind", "column"), [("change_input", "inputs"), ("change_weight", "weights")])
-def test_without_its_tripwire_a_changed_value_is_delivered_and_only_the_warning_tells(
+def test_without_its_tripwire_a_changed_value_is_delivered_and_only_the_warnings_tell(
     start: Start, kind: str, column: str
 ) -> None:
     named = ", ".join(sorted([column, "outputs"]))
     off = {"GENLOCK_GUARDS_OFF": f"{column},outputs"}
-    run = well(start("generate", *SHORT, faults=fault(kind, Phase.CALL, 1), **off, **PATIENT))
-    assert run.said == f"tripwires are off: {named}; nothing of this run is to be trusted\n"
+    planted = fault(kind, Phase.CALL, 1)
+    run = well(start("generate", *SHORT, faults=planted, **off, **PATIENT))
+    assert run.said.splitlines() == [
+        f"faults are planted on purpose (GENLOCK_FAULTS): {planted}",
+        f"tripwires are off: {named}; nothing of this run is to be trusted",
+    ]
     assert run.out.is_file()
 
 

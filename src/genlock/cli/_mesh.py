@@ -15,7 +15,16 @@ import click
 
 from genlock.cli.main import Surroundings
 from genlock.errors import UsageError
-from genlock.settings import Settings, faults_from, guards_off, launch, mesh_deadlines
+from genlock.settings import (
+    Launch,
+    Settings,
+    faults_from,
+    guards_off,
+    launch,
+    mesh_deadlines,
+    planted_faults,
+    warn_of_faults,
+)
 
 if TYPE_CHECKING:
     from genlock.engine.job import Job
@@ -30,13 +39,16 @@ def take_part(settings: Settings, surroundings: Surroundings, jobs: Callable[[],
     """
     guards_off(settings)  # said before a rank is started, where it is no list of tripwires
     place = launch()
+    if settings.topology == "solo" and place is not None and place.world > 1:
+        raise UsageError(
+            f"{place.world} ranks were launched for a topology of one",
+            where="--topology",
+            remedy="add --topology tp",
+        )
+    planted_faults(settings, ranks_of(settings, place))
+    if place is None or (place.rank == 0 and place.supervised is None):  # the first process that there is
+        warn_of_faults(settings)
     if settings.topology == "solo":
-        if place is not None and place.world > 1:
-            raise UsageError(
-                f"{place.world} ranks were launched for a topology of one",
-                where="--topology",
-                remedy="add --topology tp",
-            )
         return
     if place is None:
         supervise_ranks(settings, surroundings)
@@ -46,12 +58,19 @@ def take_part(settings: Settings, surroundings: Surroundings, jobs: Callable[[],
         work(place, settings, jobs())
 
 
+def ranks_of(settings: Settings, place: Launch | None) -> int:
+    """Of the mesh, 0 where there is none."""
+    if settings.topology == "solo":
+        return 0
+    return settings.mesh or (SMALLEST if place is None else place.world)
+
+
 def supervise_ranks(settings: Settings, surroundings: Surroundings) -> None:
     from genlock.engine.supervisor import supervise
 
     code = supervise(
         [sys.executable, "-m", "genlock", *surroundings.arguments],
-        mesh=settings.mesh or SMALLEST,
+        mesh=ranks_of(settings, None),
         deadlines=mesh_deadlines(settings),
         run_dir=None if settings.run_dir == "auto" else Path(settings.run_dir),
         faults=faults_from(settings.faults),

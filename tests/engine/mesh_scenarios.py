@@ -42,6 +42,8 @@ def rank_of_command(here: Here) -> None:
         shorten_gates(given["gate_s"])
     if given.get("unreadable") == here.rank:
         lose_weights()
+    if here.rank == 1 and "no_memory" in given:
+        lose_memory(given["no_memory"])
     from genlock.cli.main import Surroundings, main
 
     def open_session(*words: Any, **options: Any) -> Any:
@@ -76,3 +78,25 @@ def lose_weights() -> None:
         return load(job, *words, **options)
 
     mesh_rank.load_stream = cut_short
+
+
+def lose_memory(when: str) -> None:
+    """Of rank 1, `given` as no_memory: in "load", or in a chunk. The system is not asked, whose answer depends on the
+    machine."""
+    import torch
+
+    from genlock.engine import mesh_rank
+    from genlock.engine.phase_b import PhaseB
+
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("Tried to allocate 9 GiB")
+
+    if when == "load":
+        mesh_rank.load_stream = no_memory
+        return
+    run = PhaseB.run
+
+    def until_then(self: PhaseB, header: Any, *words: Any, **options: Any) -> Any:
+        return (no_memory if header.chunk_index == int(when) else run)(self, header, *words, **options)
+
+    PhaseB.run = until_then  # type: ignore[method-assign]

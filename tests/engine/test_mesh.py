@@ -355,6 +355,16 @@ def test_a_worker_that_cannot_read_its_share_says_so_and_is_named(
     assert "rank 1" in one_line(by_hand.said(0))
 
 
+@pytest.mark.parametrize("when", ["load", "-1", str(LAST_CHUNK)])
+def test_a_worker_whose_memory_ends_says_so_and_is_named(by_hand: ByHand, when: str) -> None:
+    ended = by_hand(*SHORT, no_memory=when)
+    assert [outcome.ended for outcome in ended] == [14, 14], by_hand.said(0) + by_hand.said(1)
+    for each in (0, 1):
+        assert "GL-MEM-01: " in one_line(by_hand.said(each))
+        assert "Tried to allocate 9 GiB" in one_line(by_hand.said(each))
+    assert "GL-MEM-01: rank 1: " in one_line(by_hand.said(0))
+
+
 def test_a_wrong_key_lets_nobody_in(by_hand: ByHand, tmp_path: Path) -> None:
     other = key_file(tmp_path / "other", "fedcba9876543210" * 4)
     ended = by_hand(

@@ -24,14 +24,14 @@ from genlock.engine.phase_b import PhaseB
 from genlock.engine.planted import plant_in_blocks, plant_in_load
 from genlock.engine.reference import hold_to_reference, keep_reference, whole
 from genlock.engine.solo import begin_trace, device_memory, load_stream
-from genlock.errors import GenlockError, InputOutputError, PlanRefused, UsageError
+from genlock.errors import InputOutputError, PlanRefused, UsageError
 from genlock.fabric import groups
 from genlock.fabric.address import address_of
 from genlock.fabric.channel import last_word
 from genlock.fabric.collectives import Mesh
 from genlock.fabric.connection import BEACON, Connection, connect, listen
 from genlock.fabric.gates import GateGuest, GateKeeper
-from genlock.fabric.liveness import Watch
+from genlock.fabric.liveness import Watch, told_as
 from genlock.generator.stream import Stream
 from genlock.observe.process import age_s, memory_bytes
 from genlock.observe.rank_file import Moment, RankFile
@@ -201,8 +201,8 @@ class MeshRank:
 
     def fail(self, error: BaseException) -> NoReturn:
         """Ends this process with its record. While starting, rank 0 is told first: it waits at a gate."""
-        if self._starting and self.leader is not None and isinstance(error, GenlockError):
-            last_word(self.leader, error)
+        if self._starting and self.leader is not None:
+            last_word(self.leader, told_as(error)[0])
         with suppress(InputOutputError):  # a full disk: what was the matter comes first
             self.rank_file.write(Moment.EXIT)
         self.watch.fail(error)

@@ -7,7 +7,8 @@ the events that travel in place of one, and computes from that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from genlock.engine.phase_b import PhaseB
 from genlock.engine.warm_up import begin_job, count
 from genlock.errors import EnvelopeRefused, GenlockError, MeshDisagrees
 from genlock.fabric.channel import Follower, Stop
+from genlock.fabric.liveness import told_as
 from genlock.settings import FaultKind, Launch, Phase, Settings
 from genlock.wire.envelope import Envelope, check_model
 from genlock.wire.events import Events
@@ -75,8 +77,25 @@ def serve(rank: MeshRank, job: Job) -> None:
     follower.state = live(follower.state)
     if own is not None:
         own.begin(follower.state)
-    while one_chunk(rank, follower, phase_b, own):
-        pass
+    with told(follower):
+        while one_chunk(rank, follower, phase_b, own):
+            pass
+
+
+@contextmanager
+def told(follower: Follower) -> Iterator[None]:
+    """What is no error of ours, as the end of memory, is told to rank 0 too. Those of ours are where they are raised,
+    and while starting all are by the rank's own end."""
+    try:
+        yield
+    except GenlockError:
+        raise
+    except Exception as error:
+        last = told_as(error)[0]
+        ended = follower.fail(last)
+        if ended is last:
+            raise
+        raise ended from error
 
 
 def check_events(events: Events, job: Job, *, shadow: bool) -> None:

@@ -1,4 +1,4 @@
-"""This process as the system counts it: its age, its memory, what it has loaded. Linux; None where /proc is not."""
+"""This process as the system counts it: its age, its memory, what it has loaded. By /proc; less where there is none."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ import time
 from pathlib import Path
 
 PROC = Path("/proc/self")
+IMPORTED_S = time.monotonic()
 # What a rank may or may not have loaded says which half of the house it keeps.
 TELLING = ("torch", "torch.distributed", "transformers", "tokenizers", "av", "prometheus_client", "fastapi", "uvicorn")
 
 
 def age_s() -> float:
-    """Seconds since this process was started, the interpreter's own start included."""
-    started_ticks = int((PROC / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    """Seconds since this process was started, the interpreter's own start included; since this module was loaded where
+    the system does not say."""
+    try:
+        stat = (PROC / "stat").read_text(encoding="utf-8")
+    except OSError:
+        return time.monotonic() - IMPORTED_S
+    started_ticks = int(stat.rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
 
 

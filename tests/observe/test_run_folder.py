@@ -65,6 +65,19 @@ def test_a_stream_does_not_end_because_its_folder_is_gone(tmp_path: Path) -> Non
         RunNotes(folder, {})
 
 
+def test_nor_because_something_else_is_in_its_place(tmp_path: Path) -> None:
+    """What is there no more is not the only way in which a file cannot be removed."""
+    folder = new_folder(tmp_path / "run")
+    account, notes = RankFile(folder, Trace(), rank=0, about={}), RunNotes(folder, {})
+    for chunk in range(PICTURES_MOST):
+        notes.picture(chunk, b"jpeg")
+    shutil.rmtree(folder)
+    folder.touch()
+    notes.picture(PICTURES_MOST, b"jpeg")
+    notes.shown(chunk=0, at_s=0.0, words="w")
+    account.write(Moment.EXIT)
+
+
 def test_the_notes_of_a_long_run_are_bounded(tmp_path: Path) -> None:
     notes = RunNotes(tmp_path, {"fps": 16.0})
     for chunk in range(1000):

@@ -66,7 +66,8 @@ class RunNotes:
         if len(self._pictured) > PICTURES_MOST:
             self._every *= 2
             for old in [number for number in self._pictured if not self.wants(number)]:
-                self._place(old).unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._place(old).unlink()
             self._pictured = [number for number in self._pictured if self.wants(number)]
 
     def _place(self, chunk: int) -> Path:
@@ -84,5 +85,6 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise InputOutputError(error.strerror or "cannot be written", where=str(path)) from None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools.world import captions
 from tools.world import render as drawing
-from tools.world.motion import WORLD_CYCLE, follow
+from tools.world.motion import BOB_PERIOD, WORLD_CYCLE, follow
 from tools.world.render import render
 from tools.world.scene import FIRST_WORLD, FULL_WORLD, LOOK_FADE, Factors, Script, WorldSpec
 
@@ -79,8 +79,9 @@ def test_every_value_of_every_factor_shows() -> None:
 def test_a_change_fades_and_then_is_the_new_scene() -> None:
     a = Factors(subject="boat", colour="red", motion="floats", place="sea", light="noon", weather="clear")
     b = Factors(subject="car", colour="blue", motion="floats", place="city", light="night", weather="clear")
-    turned = paint([Script(scenes=((0, a), (10, b)))], 8, 12)[0].float()
-    old, new = (paint([Script(scenes=((0, one),))], 8, 12)[0].float() for one in (a, b))
+    at = WORLD_CYCLE  # what begins here is where it was when the stream began
+    turned = paint([Script(scenes=((0, a), (at, b)))], at - 2, 12)[0].float()
+    old, new = (paint([Script(scenes=((0, one),))], at - 2, 12)[0].float() for one in (a, b))
     to_new = (turned - new).abs().mean(dim=(1, 2, 3))
     assert torch.equal(turned[:2], old[:2])
     assert torch.equal(turned[2 + LOOK_FADE - 1 :], new[2 + LOOK_FADE - 1 :])
@@ -103,8 +104,52 @@ def test_position_goes_on_through_a_change_of_motion() -> None:
 def test_a_subject_that_stops_travelling_glides_home(motion: str) -> None:
     a = Factors(subject="boat", colour="red", motion=motion, place="sea", light="noon", weather="clear")
     b = Factors(subject="boat", colour="red", motion="floats", place="sea", light="noon", weather="clear")
-    turned = paint([Script(scenes=((0, a), (37, b)))], 90, 4)
-    assert torch.equal(turned, paint([Script(scenes=((0, b),))], 90, 4))
+    turned = paint([Script(scenes=((0, a), (BOB_PERIOD, b)))], 100, 4)
+    assert torch.equal(turned, paint([Script(scenes=((0, b),))], 100, 4))
+
+
+@pytest.mark.parametrize(
+    ("factor", "one", "other"),
+    [
+        ("weather", "clear", "rain"),
+        ("weather", "rain", "snow"),
+        ("weather", "snow", "fog"),
+        ("place", "meadow", "city"),
+        ("subject", "car", "bird"),
+    ],
+)
+def test_what_a_value_brings_begins_anew_with_it(factor: str, one: str, other: str) -> None:
+    base = {"subject": "car", "colour": "red", "motion": "floats", "place": "city", "light": "noon", "weather": "clear"}
+    before, after = (Factors(**{**base, factor: value}) for value in (one, other))
+    values = getattr(FULL_WORLD, f"{factor}s")
+    for start in (21, 45):
+        track = follow([Script(scenes=((0, before), (start, after)))], first_frame=start + LOOK_FADE, frames=4)
+        mix = getattr(track, factor)
+        assert mix.age(values.index(other), track.frame).tolist() == [8, 9, 10, 11]
+        assert mix.age(values.index(one), track.frame).tolist() == track.frame.tolist()
+
+
+def test_rain_falls_the_same_wherever_it_begins() -> None:
+    base = {"subject": "car", "colour": "red", "motion": "drifts left", "place": "sea", "light": "noon"}
+    dry, wet = Factors(**base, weather="clear"), Factors(**base, weather="rain")
+    later = 5 * 48  # the waves are as before, and rain that had fallen all the while would be elsewhere
+    top = slice(0, 4)  # rows without clouds, sun and subject
+    first, second = (
+        paint([Script(scenes=((0, dry), (at, wet)))], at + LOOK_FADE, 4)[0, :, :, top] for at in (33, 33 + later)
+    )
+    always = paint([Script(scenes=((0, wet),))], 33 + later + LOOK_FADE, 4)[0, :, :, top]
+    assert torch.equal(first, second)
+    assert not torch.equal(first, always)
+
+
+def test_a_bounce_begins_where_it_is_asked_for() -> None:
+    base = {"subject": "kite", "colour": "red", "place": "sea", "light": "noon", "weather": "clear"}
+    still, bouncing = Factors(**base, motion="floats"), Factors(**base, motion="bounces")
+    heights = [
+        follow([Script(scenes=((0, still), (at, bouncing)))], first_frame=at + 50, frames=24).y for at in (21, 45, 57)
+    ]
+    assert heights[0] == pytest.approx(heights[1])
+    assert heights[0] == pytest.approx(heights[2])
 
 
 def test_weather_lies_over_everything_and_comes_slowly() -> None:
@@ -112,8 +157,9 @@ def test_weather_lies_over_everything_and_comes_slowly() -> None:
     clear = Factors(**base, weather="clear")
     for weather in FULL_WORLD.weathers[1:]:
         bad = Factors(**base, weather=weather)
-        turned = paint([Script(scenes=((0, clear), (10, bad)))], 9, 12)[0].float()
-        dry, wet = (paint([Script(scenes=((0, one),))], 9, 12)[0].float() for one in (clear, bad))
+        at = WORLD_CYCLE  # what begins here is where it was when the stream began
+        turned = paint([Script(scenes=((0, clear), (at, bad)))], at - 1, 12)[0].float()
+        dry, wet = (paint([Script(scenes=((0, one),))], at - 1, 12)[0].float() for one in (clear, bad))
         away = (turned - dry).abs().mean(dim=(1, 2, 3))
         assert torch.equal(turned[0], dry[0])
         assert torch.equal(turned[LOOK_FADE:], wet[LOOK_FADE:])

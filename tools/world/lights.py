@@ -174,7 +174,7 @@ class Canvas:
 
 
 class Moment:
-    """n frames: their frame indices and lights, asked for phases and colours."""
+    """n frames: their indices (or ages of what is drawn) and lights, asked for phases and colours."""
 
     def __init__(self, frame: Ints, light: Mix, device: torch.device) -> None:
         self.frame = frame

@@ -1,7 +1,8 @@
 """Where the subject is and which scenes are mixed at each frame of each script: pure arithmetic on the host.
 
 Everything is a function of the script and the stream's frame index alone, and periodic in WORLD_CYCLE while a script
-stands still, so an endless stream never leaves what its first seconds looked like.
+stands still, so an endless stream never leaves what its first seconds looked like. What a value brings with it (drops,
+a tram, the beat of wings, a bounce) begins anew where the value is asked for: nothing shown before says where it is.
 It knows no pixels: lengths are in reference pixels, a picture being REFERENCE_HEIGHT of them high.
 
 N = frames of all scripts, script by script.
@@ -10,7 +11,7 @@ N = frames of all scripts, script by script.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,20 +51,35 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """One factor over N frames: the old value's index, the new one's, and the new one's share (1 outside a fade)."""
+    """One factor over N frames: the old value's index, the new one's, and the new one's share (1 outside a fade);
+    old_since, new_since: the frames at which the two began."""
 
     old: Ints
     new: Ints
     share: Floats
+    old_since: Ints
+    new_since: Ints
 
     @classmethod
     def steady(cls, value: Ints) -> Mix:
-        """No fade: these values alone."""
-        return cls(old=value, new=value, share=np.ones(len(value)))
+        """No fade: these values alone, from frame 0."""
+        since = np.zeros_like(value)
+        return cls(old=value, new=value, share=np.ones(len(value)), old_since=since, new_since=since)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Mix]) -> Mix:
+        """One after the other."""
+        return cls(
+            **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)}
+        )
 
     def part(self, window: slice | Ints) -> Mix:
         """The same mix over some of the N frames."""
-        return Mix(old=self.old[window], new=self.new[window], share=self.share[window])
+        return Mix(**{field.name: getattr(self, field.name)[window] for field in fields(self)})
+
+    def age(self, value: int, frame: Ints) -> Ints:
+        """For how many frames a value has been there, where it is."""
+        return np.asarray(frame - np.where(self.new == value, self.new_since, self.old_since))
 
     def of(self, table: Floats) -> Floats:
         """Blend rows of a table [values, ...] into [N, ...]."""
@@ -117,11 +133,7 @@ def follow(scripts: Sequence[Script], *, first_frame: int, frames: int, span: fl
     tracks = [_follow_one(script, frame, span) for script in scripts]
 
     mixes = {
-        name: Mix(
-            old=np.concatenate([getattr(track, name).old for track in tracks]),
-            new=np.concatenate([getattr(track, name).new for track in tracks]),
-            share=np.concatenate([getattr(track, name).share for track in tracks]),
-        )
+        name: Mix.joined([getattr(track, name) for track in tracks])
         for name in ("subject", "colour", "place", "light", "weather")
     }
     return Track(
@@ -143,7 +155,8 @@ def _follow_one(script: Script, frame: Ints, span: float) -> Track:
 
     def mix(values: tuple[str, ...], name: str, share: Floats) -> Mix:
         index = np.array([values.index(getattr(factors, name)) for _, factors in script.scenes], dtype=np.int64)
-        return Mix(old=index[before], new=index[scene], share=share)
+        since = _since(script.scenes, name)
+        return Mix(old=index[before], new=index[scene], share=share, old_since=since[before], new_since=since[scene])
 
     x, y = _position(script.scenes, frame, scene, before, age, look, span)
     return Track(
@@ -157,6 +170,15 @@ def _follow_one(script: Script, frame: Ints, span: float) -> Track:
         light=mix(LIGHTS, "light", look),
         weather=mix(WEATHERS, "weather", look),
     )
+
+
+def _since(scenes: tuple[tuple[int, Factors], ...], name: str) -> Ints:
+    """Of each scene, the frame at which its value of a factor began."""
+    since: list[int] = []
+    for index, (start, factors) in enumerate(scenes):
+        goes_on = index > 0 and getattr(factors, name) == getattr(scenes[index - 1][1], name)
+        since.append(since[-1] if goes_on else start)
+    return np.array(since, dtype=np.int64)
 
 
 def _share(age: Ints, fade: int, scene: Ints) -> Floats:
@@ -211,14 +233,18 @@ def _position(
         here = scene == index
         place[here] = leg.after(age[here]) + np.array(HOME)
 
-    def height(motion: str, amount: float) -> Floats:
-        table = np.array([amount if factors.motion == motion else 0.0 for _, factors in scenes])
-        return np.asarray(table[before] * (1.0 - look) + table[scene] * look)
+    since = _since(scenes, "motion")
+    bobs, bounces = (
+        np.array([amount if factors.motion == motion else 0.0 for _, factors in scenes])
+        for motion, amount in (("floats", BOB_HEIGHT), ("bounces", BOUNCE_HEIGHT))
+    )
 
-    turn = np.mod(frame, BOUNCE_PERIOD) / BOUNCE_PERIOD
-    bob = height("floats", BOB_HEIGHT) * swing(frame, BOB_PERIOD)
-    bounce = height("bounces", BOUNCE_HEIGHT) * 4.0 * turn * (1.0 - turn)
-    return place[:, 0], place[:, 1] + bob - bounce
+    def below(of: Ints) -> Floats:
+        moved = frame - since[of]
+        turn = np.mod(moved, BOUNCE_PERIOD) / BOUNCE_PERIOD
+        return np.asarray(bobs[of] * swing(moved, BOB_PERIOD) - bounces[of] * 4.0 * turn * (1.0 - turn))
+
+    return place[:, 0], place[:, 1] + below(before) * (1.0 - look) + below(scene) * look
 
 
 def _facing(scenes: tuple[tuple[int, Factors], ...], scene: Ints, before: Ints, look: Floats) -> Floats:

@@ -20,11 +20,11 @@ from torch import Tensor
 from .lights import TABLE, Canvas, Light, Moment, paint_clouds, star_masks, still_sky
 from .motion import REFERENCE_HEIGHT, Floats, Ints, Mix, Track, follow, swing
 from .places import PLACES as PLACE_PAINTERS
-from .scene import COLOURS, LIGHTS, PLACES, SUBJECTS, WEATHERS, Script
+from .scene import COLOURS, LIGHTS, PLACES, SUBJECTS, Script
 from .shapes import Sheet, rgb
 from .subjects import COLOURS as PAINTS
 from .subjects import DRAWINGS, Look
-from .weather import Weather
+from .weather import Shown, Weather
 
 CHUNK = {"cpu": 16, "cuda": 768}
 """Frames painted together: what stays in the cache, or what keeps the card busy within about 4 GB."""
@@ -103,24 +103,25 @@ class _Stage:
         return pictures
 
     def _let_fall(self, pictures: Tensor, track: Track) -> None:
-        amounts = track.weather.of(np.eye(len(WEATHERS)))
-        wet = _wet(amounts)
+        shown = Shown.of(track.weather, track.frame)
+        wet = shown.wet()
         if not len(wet):
             return
         where = _to(wet, pictures)
         falling = pictures[where]
         moment = Moment(track.frame[wet], track.light.part(wet), self.canvas.device)
-        self._weather.fall(falling, moment, amounts[wet])
+        self._weather.fall(falling, moment, shown.part(wet))
         pictures[where] = falling
 
     def _backgrounds(self, track: Track) -> Tensor:
         pictures: Tensor | None = None
-        amounts = track.weather.of(np.eye(len(WEATHERS)))
+        shown = Shown.of(track.weather, track.frame)
         for place, chosen, share in _jobs(track.place):
+            age = track.place.age(place, track.frame)
             for light, among, light_share in _light_jobs(track.light, chosen):
                 weight = share[among] * light_share
                 where = chosen[among]
-                painted = self._background(place, light, track.frame[where], amounts[where])
+                painted = self._background(place, light, track.frame[where], age[where], shown.part(where))
                 if len(where) == len(track) and bool(np.all(weight == 1.0)):
                     return painted
                 if pictures is None:
@@ -130,27 +131,27 @@ class _Stage:
             raise ValueError("a track without frames has no background")
         return pictures
 
-    def _background(self, place: int, light: Ints, frame: Ints, amounts: Floats) -> Tensor:
-        """One place, each frame under one light; amounts [n, weathers] of each weather."""
+    def _background(self, place: int, light: Ints, frame: Ints, age: Ints, shown: Shown) -> Tensor:
+        """One place, each frame under one light; age: for how many frames it has been there."""
         moment = Moment(frame, Mix.steady(light), self.canvas.device)
         index = torch.from_numpy(light).to(self.canvas.device)
-        wet = len(_wet(amounts)) > 0
+        wet = len(shown.wet()) > 0
         pictures = self._sky[index]
         paint_clouds(pictures, self.canvas, moment, self._stars)
         colour, left = (still[index] for still in self._land[PLACES[place]])
         if wet:
-            self._weather.cover_sky(pictures, moment, amounts)
-            self._weather.whiten_land(colour, 1.0 - left, moment, amounts)
+            self._weather.cover_sky(pictures, moment, shown)
+            self._weather.whiten_land(colour, 1.0 - left, moment, shown)
         pictures.mul_(left).add_(colour)
-        PLACE_PAINTERS[PLACES[place]].living(pictures, self.canvas, moment)
+        PLACE_PAINTERS[PLACES[place]].living(pictures, self.canvas, Moment(age, Mix.steady(light), self.canvas.device))
         if wet:
-            self._weather.haze(pictures, moment, amounts)
+            self._weather.haze(pictures, moment, shown)
         return pictures
 
     def _add_subject(self, pictures: Tensor, track: Track, subject: int, chosen: Ints, share: Floats) -> None:
         rows, columns = self._window(track.x[chosen], track.y[chosen])
         x, y = self._local(track, chosen, rows, columns)
-        look = self._look(track, chosen)
+        look = self._look(track, chosen, track.subject.age(subject, track.frame)[chosen])
         sheet = Sheet.clear(*x.shape, pixel=self.canvas.pixel, device=x.device)
         silhouette = DRAWINGS[SUBJECTS[subject]](sheet, x, y, look)
         halo = _column(track.light.of(np.array([TABLE[name].halo for name in LIGHTS]))[chosen], x)[..., 0]
@@ -194,7 +195,7 @@ class _Stage:
         facing = _column(track.facing[chosen], grid.x)[..., 0]
         return (cos * across + sin * down) / facing, cos * down - sin * across
 
-    def _look(self, track: Track, chosen: Ints) -> Look:
+    def _look(self, track: Track, chosen: Ints, age: Ints) -> Look:
         device = self.canvas.device
         tint = track.light.of(np.array([TABLE[name].subject_tint for name in LIGHTS]))[chosen]
         paints = [track.colour.of(np.array([rgb(PAINTS[name][side]) for name in COLOURS]))[chosen] for side in range(3)]
@@ -206,18 +207,13 @@ class _Stage:
             shade=shade,
             line=line,
             tint=_colour(tint, device),
-            frame=track.frame[chosen],
+            frame=age,
         )
 
 
 def _alike(track: Track) -> Ints:
     """An order of the frames in which those that show the same things lie together: fewer, larger strokes."""
     return np.lexsort((track.weather.new, track.light.new, track.subject.new, track.place.new))
-
-
-def _wet(amounts: Floats) -> Ints:
-    """Which of the frames have any weather but a clear sky."""
-    return np.flatnonzero(amounts[:, WEATHERS.index("clear")] < 1.0)
 
 
 def _jobs(mix: Mix) -> list[tuple[int, Ints, Floats]]:

@@ -34,7 +34,7 @@ COLOURS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """n subjects' colours under their lights, [n, 3, 1, 1] each, and the frames they are at."""
+    """n subjects' colours under their lights, [n, 3, 1, 1] each, and for how many frames they have been there."""
 
     body: Tensor
     lit: Tensor

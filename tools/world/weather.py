@@ -1,7 +1,8 @@
 """Weather over a finished picture: grey skies, snow on the land, fog, and what falls.
 
 Drops and flakes lie on a veil painted once; it slides by whole pixels and comes back round the edges, so they are
-always the same and cost one look-up a frame. It knows no place and no subject.
+always the same and cost one look-up a frame. Wherever it begins to rain or snow, the veil begins where it does at a
+stream's start. It knows no place and no subject.
 
 n = pictures, h = rows, w = columns.
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .lights import HORIZON, Canvas, Moment
-from .motion import REFERENCE_HEIGHT, Floats
+from .motion import REFERENCE_HEIGHT, Floats, Ints, Mix
 from .scene import WEATHERS
 from .shapes import join, segment
 
@@ -28,6 +29,7 @@ _DROPS = {"noon": "#eef7ff", "sunset": "#f3d9e0", "night": "#8ea6de", "morning":
 _OVERCAST = {"rain": 0.74, "snow": 0.5, "fog": 0.45}
 _SNOW_ON_LAND = 0.5
 _FOG_BEFORE_SUBJECT = 0.16
+_BANKS_PERIOD = 384
 
 Step = tuple[float, float]
 
@@ -51,6 +53,33 @@ _FLAKES = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shown:
+    """How much of each weather n frames show, [n, weathers] that sum to one, and for how many frames they have."""
+
+    amount: Floats
+    age: Ints
+
+    @classmethod
+    def of(cls, weather: Mix, frame: Ints) -> Shown:
+        count = len(WEATHERS)
+        ages = np.stack([weather.age(value, frame) for value in range(count)], axis=1)
+        return cls(amount=weather.of(np.eye(count)), age=ages)
+
+    def part(self, rows: Ints) -> Shown:
+        """The same of some of the n frames."""
+        return Shown(amount=self.amount[rows], age=self.age[rows])
+
+    def of_one(self, name: str) -> tuple[Floats, Ints]:
+        """Amounts and ages [n] of one weather."""
+        value = WEATHERS.index(name)
+        return self.amount[:, value], self.age[:, value]
+
+    def wet(self) -> Ints:
+        """Which of the frames have any weather but a clear sky."""
+        return np.flatnonzero(self.amount[:, WEATHERS.index("clear")] < 1.0)
+
+
 class Weather:
     """The weathers of one picture size on one device."""
 
@@ -61,44 +90,45 @@ class Weather:
             "snow": [(fall, _veil(canvas, fall)) for fall in _FLAKES],
         }
 
-    def cover_sky(self, picture: Tensor, moment: Moment, amounts: Floats) -> None:
-        """Grey the skies [n, 3, h, w], in place; amounts [n, weathers] sum to one."""
-        share = sum(_OVERCAST[name] * amounts[:, WEATHERS.index(name)] for name in _OVERCAST)
+    def cover_sky(self, picture: Tensor, moment: Moment, shown: Shown) -> None:
+        """Grey the skies [n, 3, h, w], in place."""
+        share = sum(_OVERCAST[name] * shown.of_one(name)[0] for name in _OVERCAST)
         picture.lerp_(moment.pick(_GREY), moment.column(np.asarray(share))[:, None].expand_as(picture))
 
-    def whiten_land(self, colour: Tensor, alpha: Tensor, moment: Moment, amounts: Floats) -> None:
+    def whiten_land(self, colour: Tensor, alpha: Tensor, moment: Moment, shown: Shown) -> None:
         """Lay snow on the land, colour [n, 3, h, w] premultiplied with alpha [n, 1, h, w], in place."""
-        share = moment.column(_SNOW_ON_LAND * amounts[:, WEATHERS.index("snow")])[:, None]
+        share = moment.column(_SNOW_ON_LAND * shown.of_one("snow")[0])[:, None]
         colour.lerp_(moment.pick(_SNOW) * alpha, share.expand_as(colour))
 
-    def haze(self, picture: Tensor, moment: Moment, amounts: Floats) -> None:
+    def haze(self, picture: Tensor, moment: Moment, shown: Shown) -> None:
         """Fog over what stands behind the subject: thickest at the horizon, with banks that drift."""
         canvas = self._canvas
-        fog = moment.column(amounts[:, WEATHERS.index("fog")])
+        amount, age = shown.of_one("fog")
+        fog = moment.column(amount)
         near = torch.exp(-(((canvas.y - HORIZON) / 46.0) ** 2))
-        x = canvas.x[None] / canvas.span - moment.turn(384)
+        x = canvas.x[None] / canvas.span - moment.column(np.mod(age, _BANKS_PERIOD) / _BANKS_PERIOD)
         bank = torch.sin(2.0 * torch.pi * x) * torch.sin(canvas.y[None] * 0.11 + 0.6)
         thick = fog * (0.36 + 0.3 * near[None] + 0.1 * bank)
         picture.lerp_(moment.pick(_FOG), thick[:, None].expand_as(picture))
 
-    def fall(self, picture: Tensor, moment: Moment, amounts: Floats) -> None:
+    def fall(self, picture: Tensor, moment: Moment, shown: Shown) -> None:
         """Rain, snow and a breath of fog in front of everything."""
-        fog = moment.column(_FOG_BEFORE_SUBJECT * amounts[:, WEATHERS.index("fog")])[:, None]
+        fog = moment.column(_FOG_BEFORE_SUBJECT * shown.of_one("fog")[0])[:, None]
         picture.lerp_(moment.pick(_FOG), fog.expand_as(picture))
         for name, colours in (("rain", _DROPS), ("snow", _SNOW)):
-            amount = amounts[:, WEATHERS.index(name)]
+            amount, age = shown.of_one(name)
             if not amount.any():
                 continue
             colour = moment.pick(colours)
             for fall, veil in self._veils[name]:
-                mask = self._slid(veil, moment, fall.step) * moment.column(amount * fall.strength)
+                mask = self._slid(veil, age, fall.step) * moment.column(amount * fall.strength)
                 picture.lerp_(colour.expand_as(picture), mask[:, None].expand_as(picture))
 
-    def _slid(self, veil: Tensor, moment: Moment, step: Step) -> Tensor:
-        """The veil [h, w] where each frame finds it, [n, h, w]."""
+    def _slid(self, veil: Tensor, age: Ints, step: Step) -> Tensor:
+        """The veil [h, w] where each frame finds it, so many frames after it began to fall: [n, h, w]."""
         height, width = veil.shape
-        right = np.floor(np.mod(moment.frame * step[0] / self._canvas.pixel, width)).astype(np.int64)
-        down = np.floor(np.mod(moment.frame * step[1] / self._canvas.pixel, height)).astype(np.int64)
+        right = np.floor(np.mod(age * step[0] / self._canvas.pixel, width)).astype(np.int64)
+        down = np.floor(np.mod(age * step[1] / self._canvas.pixel, height)).astype(np.int64)
         rows = np.mod(np.arange(height)[None, :] - down[:, None], height)
         columns = np.mod(np.arange(width)[None, :] - right[:, None], width)
         device = veil.device

@@ -20,9 +20,19 @@ from tools.world.make import main
 from tools.world.motion import follow
 from tools.world.replay import Lessons
 from tools.world.rollout import Rollout
-from tools.world.scene import FIRST_WORLD, FULL_WORLD
+from tools.world.scene import FIRST_WORLD, FULL_WORLD, USUAL
 from tools.world.spotlight import spotlight, weighed
-from tools.world.takes import Words, draw_takes, exam_takes, first_pixel, take_of
+from tools.world.takes import (
+    FACTOR_NAMES,
+    Words,
+    bits,
+    changes,
+    draw_takes,
+    exam_takes,
+    first_pixel,
+    take_of,
+    usual_takes,
+)
 
 from genlock.generator.cache import KeyValueCache
 from genlock.generator.window import Held, recompute_policy, span_of_chunk, span_of_recompute
@@ -66,6 +76,7 @@ def test_every_stage_runs_and_hands_over(made):
     assert {r["stage"] for r in records(made) if "loss" in r} == {"evaluator", "vae", "teacher", "student"}
     results = {file.name for file in (made / "results").iterdir()}
     assert {"vae.pt", "teacher.pt", "student.pt", "vae-clips.png", "student.png", "log.jsonl"} <= results
+    assert {"student-openings.png", "student-beginnings.png"} <= results
     generator, vae, text = export.load(made / export.FOLDER)
     student = weights.read(made / weights.STUDENT)["modules"]["generator"]
     torch.testing.assert_close(generator.head.head.weight, student["head.head.weight"].float())
@@ -189,6 +200,38 @@ def test_full_captions_leave_nothing_open():
     assert len(open_) > len(words.combos)
 
 
+def test_a_brief_prompt_says_what_is_new():
+    words = Words(FIRST_WORLD, phrasings=8, text_len=32, seed=3, device=CPU)
+    takes = draw_takes(40, 8, FIRST_WORLD, random.Random(6))
+    must, scenes = changes(takes, CPU), words.scenes(takes)
+    assert must.shape == scenes.shape
+    assert not must[:, 0].any()
+    assert [bool(n) for n in must.flatten()] == [new for take in takes for new in take.changed]
+    rng, where = torch.Generator().manual_seed(2), must.flatten().nonzero()[:, 0]
+    rows = words.draw(scenes.flatten()[where], must.flatten()[where], torch.ones(len(where)) > 0, rng, first=False)
+    briefly = 0
+    for row, scene, needed in zip(rows, scenes.flatten()[where], must.flatten()[where], strict=True):
+        said = bits(captions.named(words.tokenizer.decode(row.tolist()), words.combos[scene]))
+        assert int(needed) & ~said == 0
+        briefly += said < bits(("subject", "colour", "place", "light"))
+    assert briefly
+
+
+def test_a_first_prompt_leaves_open_what_is_usual_alone():
+    usual = [take.scenes[0] for take in usual_takes(FULL_WORLD)]
+    assert not set(usual) & captions.held_out(FULL_WORLD)
+    rng = random.Random(4)
+    for combo in [*usual, *rng.sample(FULL_WORLD.combinations(), 60)]:
+        for _ in range(8):
+            said = captions.named(captions.opening(combo, rng, spec=FULL_WORLD), combo)
+            for name in set(FACTOR_NAMES) - said:
+                assert getattr(combo, name) == getattr(USUAL[combo.subject], name)
+    short = {captions.opening(usual[0], rng, spec=FULL_WORLD) for _ in range(200)}
+    assert any(len(captions.named(text, usual[0])) == 1 for text in short)
+    takes = draw_takes(200, 2, FULL_WORLD, random.Random(4))
+    assert 0.03 < sum(take.scenes[0] in usual for take in takes) / len(takes) < 0.2
+
+
 def told(rows):
     return {tuple(ids) for ids in rows.tolist()}
 
@@ -200,10 +243,19 @@ def test_phrasings_are_kept_for_the_next_stage(tmp_path):
     assert torch.equal(made.loose, again.loose)
     assert torch.equal(made.full, again.full)
     assert Words.kept(tmp_path, FIRST_WORLD, phrasings=3, **settings).full.shape[1] == 3
-    drawn = again.draw(torch.tensor([4, 9]), torch.tensor([True, False]), torch.Generator().manual_seed(1))
+    assert torch.equal(made.first, again.first)
+    assert torch.equal(made.says, again.says)
+    rng, nothing, brief = (
+        torch.Generator().manual_seed(1),
+        torch.zeros(2, dtype=torch.uint8),
+        torch.tensor([False, True]),
+    )
+    drawn = again.draw(torch.tensor([4, 9]), nothing, brief, rng, first=False)
     assert drawn.dtype == torch.int64
     assert tuple(drawn[0].tolist()) in told(made.full[4])
     assert tuple(drawn[1].tolist()) in told(made.loose[9])
+    opened = again.draw(torch.tensor([4, 9]), nothing, brief, rng, first=True)
+    assert tuple(opened[1].tolist()) in told(made.first[9])
 
 
 def test_takes_that_are_coded_together_begin_together():

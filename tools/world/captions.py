@@ -9,8 +9,9 @@ import hashlib
 import itertools
 import random
 import re
+from collections.abc import Mapping
 
-from .scene import Factors, WorldSpec
+from .scene import USUAL, Factors, WorldSpec
 
 HELD_OUT_SHARE = 0.1
 COMPOSITION = ("subject", "colour", "place", "light")
@@ -72,17 +73,27 @@ _PUNCTUATION = ","
 _DROP = {"colour": 0.06, "motion": 0.2, "place": 0.05, "light": 0.06, "weather": 0.1}
 """How often a factor goes unsaid although it could be another in this world."""
 _DROP_CLEAR = 0.6
+SCANT = dict.fromkeys(_DROP, 0.5)
+"""How often a factor goes unsaid where people are short."""
+_DROP_USUAL = 0.7
 _SAY_THE_OBVIOUS = 0.1
 """How often a factor is said although this world has only one value for it."""
 
 
-def caption(factors: Factors, rng: random.Random, *, spec: WorldSpec, everything: bool = False) -> str:
+def caption(
+    factors: Factors,
+    rng: random.Random,
+    *,
+    spec: WorldSpec,
+    everything: bool = False,
+    drop: Mapping[str, float] | None = None,
+) -> str:
     """One of many true ways to say a scene, in lower case; the subject is always named.
 
-    everything: say every factor that has more than one value in this world.
+    everything: say every factor that has more than one value in this world. drop: how often each goes unsaid.
     """
     said = {
-        name: (everything and len(getattr(spec, f"{name}s")) > 1) or _is_said(name, factors, rng, spec)
+        name: (everything and len(getattr(spec, f"{name}s")) > 1) or _is_said(name, factors, rng, spec, drop)
         for name in _DROP
     }
     noun = rng.choice(_SUBJECTS[factors.subject])
@@ -110,6 +121,13 @@ def caption(factors: Factors, rng: random.Random, *, spec: WorldSpec, everything
     return _words(thing, move, *around, where)
 
 
+def opening(factors: Factors, rng: random.Random, *, spec: WorldSpec) -> str:
+    """One of many ways to ask for a scene where nothing came before: what is usual often goes unsaid."""
+    usual = USUAL[factors.subject]
+    drop = {name: _DROP_USUAL if getattr(factors, name) == getattr(usual, name) else 0.0 for name in _DROP}
+    return caption(factors, rng, spec=spec, drop=drop)
+
+
 def plain_caption(factors: Factors, *, spec: WorldSpec) -> str:
     """The one plain way to say a scene, naming every factor that has more than one value in this world."""
     thing = f"{factors.colour} {factors.subject}"
@@ -118,17 +136,22 @@ def plain_caption(factors: Factors, *, spec: WorldSpec) -> str:
     return _words(_article(thing), thing, move, _PLACES[factors.place][0], _LIGHTS[factors.light][0], weather)
 
 
+def named(text: str, factors: Factors) -> set[str]:
+    """Which of a scene's factors a caption of it says."""
+    phrases = {
+        "subject": _SUBJECTS[factors.subject],
+        "colour": _COLOURS[factors.colour],
+        "motion": tuple(itertools.chain.from_iterable(_MOTIONS[factors.motion])),
+        "place": _PLACES[factors.place],
+        "light": _LIGHTS[factors.light],
+        "weather": _WEATHERS[factors.weather],
+    }
+    return {name for name, choices in phrases.items() if any(phrase in text for phrase in choices)}
+
+
 def names_all(text: str, factors: Factors) -> bool:
     """Whether a caption says every factor, a clear sky too."""
-    phrases = (
-        _SUBJECTS[factors.subject],
-        _COLOURS[factors.colour],
-        tuple(itertools.chain.from_iterable(_MOTIONS[factors.motion])),
-        _PLACES[factors.place],
-        _LIGHTS[factors.light],
-        _WEATHERS[factors.weather],
-    )
-    return all(any(phrase in text for phrase in choices) for choices in phrases)
+    return len(named(text, factors)) == 1 + len(_DROP)
 
 
 def phrases() -> dict[str, list[str]]:
@@ -178,12 +201,15 @@ def held_out(spec: WorldSpec) -> set[Factors]:
     return kept_out
 
 
-def _is_said(name: str, factors: Factors, rng: random.Random, spec: WorldSpec) -> bool:
+def _is_said(
+    name: str, factors: Factors, rng: random.Random, spec: WorldSpec, drop: Mapping[str, float] | None
+) -> bool:
     choices = getattr(spec, f"{name}s")
     if len(choices) <= 1:
         return rng.random() < _SAY_THE_OBVIOUS
-    drop = _DROP_CLEAR if name == "weather" and factors.weather == "clear" else _DROP[name]
-    return rng.random() >= drop
+    if drop is not None:
+        return rng.random() >= drop[name]
+    return rng.random() >= (_DROP_CLEAR if name == "weather" and factors.weather == "clear" else _DROP[name])
 
 
 def _article(noun: str) -> str:

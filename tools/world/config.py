@@ -103,7 +103,7 @@ class VaeStage:
 class TeacherStage:
     """contexts: chunks in a batch; draws: noise levels tried on each chunk, sharing one context pass. first_share: of
     them, chunks that start a stream. step_share: of the noise levels, those the sampler stops at. full_share: of the
-    captions in mid-scene, those that leave nothing open (a new prompt always does). subject_more: how many times more
+    captions, those that leave nothing open. subject_more: how many times more
     an error counts where the subject is.
     """
 
@@ -259,9 +259,10 @@ FULL = replace(
         updates=6,
         contexts=160,
         ring=16384,
+        first_share=0.25,
         subject_more=4.0,
-        peak_lr=6e-4,
-        tail_seconds=16.0,
+        peak_lr=4e-4,
+        tail_seconds=22.0,
         eval_chunks=12,
     ),
 )

@@ -105,19 +105,19 @@ def pieces(frames: Tensor, size: int) -> list[Tensor]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """Chunks to train on: context [B, 3, C, h, w] (None: they start a stream), truth [B, 3, C, h, w], the number of the
-    scene, whether the prompt is new [B], and where the subject is [B, 3, h, w]."""
+    scene, what its words must say because it is new, as bits [B], and where the subject is [B, 3, h, w]."""
 
     context: Tensor | None
     truth: Tensor
     lit: Tensor
     scene: Tensor
-    told: Tensor
+    must: Tensor
 
 
 class LatentPool:
     """Latents of takes, and for every chunk the anchor that the stream would have at that point.
 
-    latents [M, 3K, C, h, w]; lit [M, 3K, h, w]; anchors [M, K, C, h, w] (chunks 0 and 1 have none); scene, told [M, K];
+    latents [M, 3K, C, h, w]; lit [M, 3K, h, w]; anchors [M, K, C, h, w] (chunks 0 and 1 have none); scene, must [M, K];
     starts [M].
     """
 
@@ -149,7 +149,7 @@ class LatentPool:
 
     def _index(self) -> None:
         self.scene = self.words.scenes(self.takes)
-        self.told = changes(self.takes, self.device)
+        self.must = changes(self.takes, self.device)
         self.starts = torch.tensor([take.offset == 0 for take in self.takes], device=self.device)
         chunk = torch.arange(self.chunks, device=self.device)
         # A window that does not start the stream begins with a latent that no stream would have there.
@@ -217,7 +217,7 @@ class LatentPool:
             context = past[:, -CONTEXT:]
         lit = self.lit[take[:, None], span].float()
         return Samples(
-            context=context, truth=truth, lit=lit, scene=self.scene[take, chunk], told=self.told[take, chunk]
+            context=context, truth=truth, lit=lit, scene=self.scene[take, chunk], must=self.must[take, chunk]
         )
 
 

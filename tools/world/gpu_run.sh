@@ -20,10 +20,24 @@ export PYTHONPATH="/tmp/site:src:." PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
 export TORCHINDUCTOR_CACHE_DIR="$PWD/out/inductor" TORCHINDUCTOR_FX_GRAPH_CACHE=1 TRITON_CACHE_DIR="$PWD/out/triton"
 out=out/full
 mkdir -p $out "$results"
-[ -e $out/vae.pt ] || python3 -m tools.world.make --stage begin --out $out --preset full --model src/genlock/bundled
 cards=$(nvidia-smi --list-gpus | wc -l)
 last=$((cards - 1))
 echo "$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) x $cards"
+
+words() { # made while the machine begins, or is busy with pictures
+  python3 -c "
+from pathlib import Path
+import torch
+from tools.world.config import FULL
+from tools.world.scene import FULL_WORLD
+from tools.world.takes import Words
+Words.kept(Path('$out'), FULL_WORLD, phrasings=FULL.teacher.phrasings, text_len=FULL.shape.text_len, seed=FULL.seed,
+           device=torch.device('cpu'))"
+}
+
+words &
+made=$!
+[ -e $out/vae.pt ] || python3 -m tools.world.make --stage begin --out $out --preset full --model src/genlock/bundled
 
 # Output goes to a file, not through a pipe: a compiler's helper that outlives its stage would keep a pipe open.
 stage() { # STAGE SECONDS [MORE...]
@@ -37,20 +51,8 @@ stage() { # STAGE SECONDS [MORE...]
   return $ended
 }
 
-words() { # made while the cards are busy with pictures
-  python3 -c "
-from pathlib import Path
-import torch
-from tools.world.config import FULL
-from tools.world.scene import FULL_WORLD
-from tools.world.takes import Words
-Words.kept(Path('$out'), FULL_WORLD, phrasings=FULL.teacher.phrasings, text_len=FULL.shape.text_len, seed=FULL.seed,
-           device=torch.device('cpu'))"
-}
-
 case $part in
 evaluator-vae)
-  words &
   if [ "$cards" -gt 1 ]; then
     (
       CUDA_VISIBLE_DEVICES=$last stage evaluator "${EVALUATOR:-150}"
@@ -64,10 +66,12 @@ evaluator-vae)
   wait
   ;;
 teacher-student)
+  wait $made
   stage teacher "${TEACHER:-170}" --cards "$cards"
   stage student "${STUDENT:-340}" --cards "$cards" --planned "${PLANNED:-700}"
   ;;
 student)
+  wait $made
   stage student "${STUDENT:-558}" --cards "$cards" --planned "${PLANNED:-0}"
   ;;
 *)

@@ -21,7 +21,8 @@ from .scene import FIRST_WORLD, FULL_WORLD
 
 STAGES = {"evaluator": evaluator.run, "vae": train_vae.run, "teacher": train_teacher.run, "student": train_student.run}
 WORLDS = {"first": FIRST_WORLD, "full": FULL_WORLD}
-PICTURES = {"vae": ("vae-clips.png",), "teacher": ("teacher.png", "teacher-fine.png"), "student": ("student.png",)}
+STUDENT_PICTURES = ("student.png", "student-openings.png", "student-beginnings.png")
+PICTURES = {"vae": ("vae-clips.png",), "teacher": ("teacher.png", "teacher-fine.png"), "student": STUDENT_PICTURES}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

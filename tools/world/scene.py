@@ -47,6 +47,23 @@ class Factors:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not in the world: choose from {', '.join(values)}")
 
 
+def _usual(subject: str, colour: str, place: str) -> Factors:
+    return Factors(subject=subject, colour=colour, motion="floats", place=place, light="noon", weather="clear")
+
+
+USUAL = {
+    "balloon": _usual("balloon", "red", "sea"),
+    "boat": _usual("boat", "white", "sea"),
+    "car": _usual("car", "yellow", "city"),
+    "rocket": _usual("rocket", "red", "desert"),
+    "bird": _usual("bird", "blue", "meadow"),
+    "kite": _usual("kite", "yellow", "meadow"),
+    "plane": _usual("plane", "white", "mountains"),
+    "whale": _usual("whale", "blue", "sea"),
+}
+"""What a first prompt means where it says nothing but the subject. Later, what is unsaid stays as it was."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorldSpec:
     """Which values of each factor are in a world."""

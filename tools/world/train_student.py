@@ -4,7 +4,7 @@ The world is determined by the prompt and by what has been shown, so the right c
 renderer's. Streams roll out on the student's own latents and re-encoded pixels; the inputs of their four steps go into
 a ring, and updates on it pull every step's clean estimate towards the truth.
 
-Writes student.pt (generator and text encoder, averaged), student.png and the log.
+Writes student.pt (generator and text encoder, averaged), student*.png and the log.
 
 Legend: B samples, n steps of the sampler, F = 3 latent frames, C channels, h w latent rows and columns.
 """
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import ranks, weights
 from .config import STEPS, Preset, StudentStage
-from .exam import examine
+from .exam import Exam
 from .footage import LatentPool, Samples
 from .forward import TrainingGenerator, repeat
 from .loop import Log, Trainer, autocast
@@ -34,6 +34,7 @@ from .train_teacher import WEIGHT_DECAY, begin_from, fill_pool, part_of, prepare
 
 SHORTEST = 4  # chunks of the first rollouts; they grow with the stage's progress
 SHIFTED_SHARE = 0.35  # of the rounds, those that join a stream in the middle
+BRIEF_FIRST, BRIEF = 0.5, 0.4  # of the captions, those that leave something open
 KNEE = 0.1  # of the loss: squares below it, distances above (latents have a deviation of 1)
 
 
@@ -83,32 +84,23 @@ def run(
         return
     with trainer.ema.averaged():
         weights.write(out / weights.STUDENT, trainer.modules, torch.float16, words=words.vocabulary)
-        examine(
-            generator,
-            text,
-            vae,
-            words,
-            preset,
-            world,
-            count=stage.eval_prompts,
-            chunks=stage.eval_chunks,
-            out=out,
-            name="student",
-            log=log,
-        )
+        exam = Exam(generator, text, vae, words, preset, world, out=out, log=log)
+        exam.held_out(stage.eval_prompts, stage.eval_chunks, "student")
+        exam.openings("student-openings")
+        exam.beginnings(stage.eval_chunks, "student-beginnings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Met:
     """What rollouts met: context [B, 3, C, h, w] or None, noised [B, n, F, C, h, w], truth [B, F, C, h, w], lit
-    [B, F, h, w], scene, told [B]."""
+    [B, F, h, w], scene, must [B]."""
 
     context: Tensor | None
     noised: Tensor
     truth: Tensor
     lit: Tensor
     scene: Tensor
-    told: Tensor
+    must: Tensor
 
 
 class Ring:
@@ -121,7 +113,7 @@ class Ring:
         self.cursor = 0
 
     def add(self, met: Met) -> None:
-        fields = {name: getattr(met, name) for name in ("context", "noised", "truth", "lit", "scene", "told")}
+        fields = {name: getattr(met, name) for name in ("context", "noised", "truth", "lit", "scene", "must")}
         rows = len(met.scene)
         where = (self.cursor + torch.arange(rows, device=met.scene.device)) % self.capacity
         for name, value in fields.items():
@@ -182,7 +174,7 @@ class School:
                 self.rollout.remember(truth.truth)
                 continue
             with torch.no_grad(), autocast(self.device):
-                embeds = weights.embed(self.text, self._words(truth.scene, truth.told))
+                embeds = weights.embed(self.text, self._words(truth.scene, truth.must, first=truth.context is None))
             rolled = self.rollout.run(embeds, truth=truth.truth, trusted=trusted)
             ring = self.first if rolled.context is None else self.later
             ring.add(met(rolled, truth))
@@ -206,7 +198,7 @@ class School:
         drawn = {
             "z": met.noised[rows, step].flatten(0, 1),
             "step": step.flatten(),
-            "words": self._words(met.scene, met.told),
+            "words": self._words(met.scene, met.must, first=met.context is None),
             "truth": met.truth.repeat_interleave(draws, 0),
             "lit": met.lit.repeat_interleave(draws, 0),
         }
@@ -231,9 +223,9 @@ class School:
         clean = z - sigmas.view(-1, 1, 1, 1, 1) * flow
         return distance(clean, drawn["truth"], drawn["lit"], self.stage.subject_more)
 
-    def _words(self, scene: Tensor, told: Tensor) -> Tensor:
-        loose = torch.rand(len(scene), generator=self.rng, device=self.device) < 0.4
-        return self.words.draw(scene, told | ~loose, self.rng)
+    def _words(self, scene: Tensor, must: Tensor, *, first: bool) -> Tensor:
+        brief = torch.rand(len(scene), generator=self.rng, device=self.device) < (BRIEF_FIRST if first else BRIEF)
+        return self.words.draw(scene, must, brief, self.rng, first=first)
 
     def _shaken(self, context: Tensor) -> Tensor:
         size = self.stage.context_noise
@@ -247,7 +239,7 @@ def met(rolled: Rolled, wanted: Samples) -> Met:
         truth=wanted.truth,
         lit=wanted.lit,
         scene=wanted.scene,
-        told=wanted.told,
+        must=wanted.must,
     )
 
 

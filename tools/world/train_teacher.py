@@ -20,7 +20,7 @@ from genlock.media.vae import Vae
 
 from . import ranks, weights
 from .config import SHIFT, STEPS, Preset, TeacherStage
-from .exam import examine
+from .exam import Exam
 from .footage import LatentPool, Samples
 from .forward import TrainingGenerator, repeat
 from .loop import Log, Trainer, autocast
@@ -69,20 +69,8 @@ def run(
     with trainer.ema.averaged():
         weights.write(out / weights.TEACHER, trainer.modules, torch.float16, words=words.vocabulary)
         for name, steps in (("teacher", STEPS), ("teacher-fine", FINE_STEPS)):
-            examine(
-                generator,
-                text,
-                vae,
-                words,
-                preset,
-                world,
-                count=stage.eval_prompts,
-                chunks=stage.eval_chunks,
-                out=out,
-                name=name,
-                log=log,
-                steps=steps,
-            )
+            exam = Exam(generator, text, vae, words, preset, world, out=out, log=log, steps=steps)
+            exam.held_out(stage.eval_prompts, stage.eval_chunks, name)
 
 
 def begin_from(path: Path, trainer: Trainer, log: Log) -> bool:
@@ -172,8 +160,8 @@ class Lesson:
         return weighed(error, drawn["lit"], self.stage.subject_more)
 
     def _words(self, samples: Samples) -> Tensor:
-        full = samples.told | (self._chance(len(samples.told)) < self.stage.full_share)
-        return self.words.draw(samples.scene, full, self.rng)
+        brief = self._chance(len(samples.scene)) >= self.stage.full_share
+        return self.words.draw(samples.scene, samples.must, brief, self.rng, first=samples.context is None)
 
     def _shaken(self, context: Tensor) -> Tensor:
         """The past with a little noise of a random size: a stream's own past is never quite clean."""

@@ -6,7 +6,7 @@
 #   make prove     ten thousand wrong frames, planted divergences; a mesh on this machine: every rank killed and stopped
 #                  in every phase, 50 clean runs; half an hour
 #   make evaluate  the shipped model against its bars: about an hour on two cores; stopped, it goes on where it was
-#   make pictures  the README's pictures, drawn by the shipped model: two minutes
+#   make pictures  the README's pictures, drawn by the shipped model: six minutes
 #
 # PIP_ARGS is passed to that one install, PYTHON chooses the interpreter, VENV another place for the environment.
 

@@ -40,19 +40,23 @@ class FlatSession:
             number += 1
 
 
-def test_two_sheets_and_a_loop(tmp_path: Path) -> None:
+def test_four_sheets_and_a_loop(tmp_path: Path) -> None:
     asked: list[tuple[str, str, float]] = []
     show.main(["--out", str(tmp_path), "--questions", "2"], open_session=lambda *_, **__: FlatSession(asked))
     with Image.open(tmp_path / "prompts.webp") as prompts, Image.open(tmp_path / "changes.webp") as changes:
         assert prompts.width == len(show.MOMENTS) * (24 + show.MARGIN)
         assert changes.height == 3 * (16 + 2 * show.LINE + show.MARGIN)
+    with Image.open(tmp_path / "openings.webp") as openings, Image.open(tmp_path / "minute.webp") as minute:
+        assert openings.height == len(show.OPENINGS) * (16 + 2 * show.LINE + show.MARGIN)
+        assert minute.width == 2 * len(show.SECOND) * (24 + show.MARGIN)
     with Image.open(tmp_path / "loop.webp") as loop:
         # Frames that are alike are kept once, for longer.
         assert loop.n_frames == (len(show.STORY) + 1) * show.STORY_CHUNKS
         assert loop.size == (48, 32)
-    kinds = [(kind, transition) for kind, _, transition in asked[2:8]]
+    assert [text for _, text, _ in asked[2:8]] == list(show.OPENINGS)
+    kinds = [(kind, transition) for kind, _, transition in asked[8:14]]
     assert kinds == [("prompt", 0.0), ("prompt", 0.0), ("prompt", 0.0), ("prompt", 2.0), ("prompt", 0.0), ("cut", 0.0)]
-    assert [text for _, text, _ in asked[8:]] == [*show.STORY, show.STORY[0]]
+    assert [text for _, text, _ in asked[14:]] == [*show.MINUTE, *show.STORY, show.STORY[0]]
 
 
 def test_a_loop_that_cannot_be_small_enough_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

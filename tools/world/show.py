@@ -1,10 +1,11 @@
-"""What the shipped model makes, to be looked at before any figure is read: two sheets and a loop.
+"""What the shipped model makes, to be looked at before any figure is read: four sheets and a loop.
 
     make pictures
     python -m tools.world.show --out out/pictures --model out/full/model
 
-prompts.webp: twelve questions of the evaluation, eight moments each. changes.webp: a prompt change, a transition and a
-hard cut, frame by frame around it, with the frames' numbers. loop.webp: one stream whose prompt goes on changing.
+prompts.webp: twelve questions of the evaluation, eight moments each. openings.webp: first prompts that leave something
+open. changes.webp: a prompt change, a transition and a hard cut, frame by frame around it, with the frames' numbers.
+minute.webp: the first second of a minute, and the last. loop.webp: one stream whose prompt goes on changing.
 
 Legend: T frames, H W pixels.
 """
@@ -23,8 +24,8 @@ import genlock
 from genlock.engine.session import BUNDLED_FOLDER
 
 from .questions import questions
-from .scene import FULL_WORLD
-from .streams import OpenSession, take
+from .scene import FRAMES_PER_SECOND, FULL_WORLD
+from .streams import MINUTE_CHUNKS, OpenSession, take
 from .takes import first_pixel
 
 MOMENTS = (2, 10, 18, 26, 34, 42, 50, 62)
@@ -42,6 +43,21 @@ CHANGED = (
 QUALITY = 88
 MARGIN, LINE = 3, 13
 GROUND, INK = (24, 24, 24), (230, 230, 230)
+OPENINGS = (
+    "a boat",
+    "a bird",
+    "a red balloon over the sea at noon",
+    "a green car at night",
+    "a pink whale in the snow",
+    "a rocket bounces over the city",
+)
+OPENING_MOMENTS = (0, 2, 4, 8, 14, 20)
+MINUTE = (
+    "a red balloon floats over the sea at noon in clear weather",
+    "a blue whale drifts left over the mountains at sunset in the snow",
+    "a yellow plane bounces over the city at night in the rain",
+)
+SECOND = (0, 5, 10, 15)  # frames shown of one
 STORY = (
     "a red balloon floats over the sea at noon in clear weather",
     "a red balloon floats over the sea at sunset in clear weather",
@@ -82,6 +98,33 @@ def prompts(open_session: OpenSession, model: str, count: int) -> Image.Image:
             chunks = session.stream()
             session.prompt(question.first.text)
             rows.append((question.first.text, take(chunks, CHUNKS)[list(MOMENTS)], MOMENTS))
+    return numbered(rows)
+
+
+def openings(open_session: OpenSession, model: str) -> Image.Image:
+    rows = []
+    for text in OPENINGS:
+        with open_session(model, seed=3) as session:
+            chunks = session.stream()
+            session.prompt(text)
+            rows.append((text, take(chunks, 2)[list(OPENING_MOMENTS)], OPENING_MOMENTS))
+    return numbered(rows)
+
+
+def minute(open_session: OpenSession, model: str) -> Image.Image:
+    """Streams of a minute under one prompt each: of their first second and their last, a few frames side by side."""
+    total = first_pixel(MINUTE_CHUNKS)
+    moments = [*SECOND, *(total - FRAMES_PER_SECOND + moment for moment in SECOND)]
+    rows = []
+    for text in MINUTE:
+        shown: dict[int, Tensor] = {}
+        with open_session(model, seed=5) as session:
+            chunks = session.stream()
+            session.prompt(text)
+            for chunk in range(MINUTE_CHUNKS):
+                first = first_pixel(chunk)
+                shown |= {first + n: frame for n, frame in enumerate(take(chunks, 1)) if first + n in moments}
+        rows.append((f"{text}: first second, last second", torch.stack([shown[n] for n in moments]), moments))
     return numbered(rows)
 
 
@@ -144,7 +187,9 @@ def main(argv: list[str] | None = None, *, open_session: OpenSession = genlock.o
     options.out.mkdir(parents=True, exist_ok=True)
     sheets = {
         "prompts.webp": prompts(open_session, options.model, options.questions),
+        "openings.webp": openings(open_session, options.model),
         "changes.webp": changes(open_session, options.model),
+        "minute.webp": minute(open_session, options.model),
     }
     for name, sheet in sheets.items():
         sheet.save(options.out / name, quality=QUALITY, method=6)

@@ -7,9 +7,11 @@ and no process is left.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -293,6 +295,39 @@ def test_ranks_started_by_hand_make_a_video(by_hand: ByHand) -> None:
     ended = by_hand(*SHORT, variables=PATIENT)
     assert [outcome.ended for outcome in ended] == [0, 0], by_hand.said(0) + by_hand.said(1)
     assert len(frames_of(by_hand.out)) == FIRST_FRAMES + LAST_CHUNK * FRAMES
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_a_folder_that_nobody_named_goes_unless_the_run_fails(by_hand: ByHand, ends: str) -> None:
+    variables = {"GENLOCK_RUN_DIR": "auto", "MASTER_PORT": free_port()}
+    name = f"genlock-run-{os.getuid()}-{variables['MASTER_PORT']}-none"
+    folder = Path(tempfile.gettempdir()) / name
+    folder.mkdir(mode=0o700)
+    (folder / "recorder-rank7.bin").touch()  # of an earlier run
+    try:
+        faults = {"GENLOCK_FAULTS": fault("refuse", Phase.ACCEPT, 1)} if ends == "badly" else PATIENT
+        ended = by_hand(*SHORT, variables={**variables, **faults})
+        assert [outcome.ended for outcome in ended] == [0 if ends == "well" else 10] * 2, by_hand.said(0)
+        left = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    causes = {f"cause-rank{rank}.json" for rank in (0, 1)}
+    assert left & {*causes, "recorder-rank7.bin"} == (set() if ends == "well" else causes)
+    assert bool(left) == (ends == "badly")
+
+
+def test_a_folder_in_the_way_is_one_line(by_hand: ByHand, tmp_path: Path) -> None:
+    port = free_port()
+    folder = Path(tempfile.gettempdir()) / f"genlock-run-{os.getuid()}-{port}-none"
+    folder.symlink_to(tmp_path)
+    try:
+        ended = by_hand(*SHORT, variables={"GENLOCK_RUN_DIR": "auto", "MASTER_PORT": port})
+    finally:
+        folder.unlink()
+    assert [outcome.ended for outcome in ended] == [5, 5]
+    for rank in (0, 1):
+        assert by_hand.said(rank).startswith(f"GL-IO-01: {folder}: somebody else's folder is in the way; ")
+    assert not list(tmp_path.glob("*-rank*.*"))
 
 
 def test_ranks_on_several_hosts_make_a_video(by_hand: ByHand, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,14 @@ import pytest
 
 from genlock.errors import InputOutputError, UsageError
 from genlock.observe.rank_file import Moment, RankFile, read_rank_files
-from genlock.observe.run_folder import ASKED_MOST, PICTURES_MOST, RunNotes, new_folder
+from genlock.observe.run_folder import (
+    ASKED_MOST,
+    PICTURES_MOST,
+    RunNotes,
+    leave_shared_folder,
+    new_folder,
+    shared_folder,
+)
 from genlock.observe.trace import Trace
 from genlock.settings import Phase
 
@@ -24,6 +32,50 @@ def test_a_folder_is_new_or_empty(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputOutputError):
         new_folder(tmp_path / "file")
+
+
+def test_a_folder_that_ranks_share_has_nothing_of_an_earlier_run_and_goes_with_the_last_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for rank in range(4):  # an earlier and larger run, of which one rank is still there
+        shared_folder(folder, rank=rank, ranks=4)
+        (folder / f"recorder-rank{rank}.bin").touch()
+    (folder / "run.json").touch()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+    def left() -> set[str]:
+        return {path.name for path in folder.iterdir()}
+
+    shared_folder(folder, rank=1, ranks=2)
+    assert left() == {"recorder-rank0.bin", "run.json"}, "rank 0's own, which it clears itself"
+    (folder / "recorder-rank1.bin").touch()
+    shared_folder(folder, rank=0, ranks=2)
+    assert left() == {"recorder-rank1.bin"}
+    (folder / "chunk-000001.jpg").touch()
+    (folder / ".rank0.json.17").touch()
+    leave_shared_folder(folder, rank=0)
+    assert left() == {"recorder-rank1.bin"}
+    leave_shared_folder(folder, rank=1)
+    assert not folder.exists()
+    leave_shared_folder(folder, rank=1)
+
+
+@pytest.mark.parametrize("trap", ["a link", "open to others", "another user's", "a file"])
+def test_a_folder_that_somebody_else_made_first_is_refused(tmp_path: Path, trap: str) -> None:
+    folder, secret = tmp_path / "run", tmp_path / "secret"
+    secret.mkdir(mode=0o700)
+    if trap == "a link":
+        folder.symlink_to(secret)
+    elif trap == "a file":
+        folder.touch()
+    else:
+        folder.mkdir(mode=0o700)
+        folder.chmod(0o777 if trap == "open to others" else 0o700)
+    if trap == "another user's":
+        if os.getuid():
+            pytest.skip("only root can give a folder away")
+        os.chown(folder, 12345, -1)
+    with pytest.raises(InputOutputError, match=str(folder)):
+        shared_folder(folder, rank=0, ranks=2)
 
 
 def test_an_account_is_written_when_ready_when_warm_and_at_the_end(tmp_path: Path) -> None:

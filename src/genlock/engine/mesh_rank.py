@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import quote
 
 import torch
 
@@ -35,6 +36,7 @@ from genlock.fabric.liveness import Watch, told_as
 from genlock.generator.stream import Stream
 from genlock.observe.process import age_s, memory_bytes
 from genlock.observe.rank_file import Moment, RankFile
+from genlock.observe.run_folder import leave_shared_folder, shared_folder
 from genlock.settings import Guard, Launch, Phase, Settings, faults_from, guards_off, mesh_deadlines
 from genlock.wire.kinds import LOADS, Part, Plan
 from genlock.wire.rules import dtype_name
@@ -198,6 +200,8 @@ class MeshRank:
         self.rank_file.write(Moment.EXIT)
         self.trace.close()
         self.watch.close()
+        if self.run_dir == passing_folder(self.place, self.settings):
+            leave_shared_folder(self.run_dir, rank=self.rank)
 
     def fail(self, error: BaseException) -> NoReturn:
         """Ends this process with its record. While starting, rank 0 is told first: it waits at a gate."""
@@ -214,15 +218,27 @@ class MeshRank:
 
 def run_folder(place: Launch, settings: Settings) -> Path:
     """Where this rank writes its recorder and, if it fails, why: the supervisor's folder, the one that was asked for,
-    or one of this run in the system's place for such things."""
+    or one of this run in the system's place for such things. Raises InputOutputError."""
     if place.supervised is not None:
         return Path(place.supervised.run_dir)
-    if settings.run_dir != "auto":
-        folder = Path(settings.run_dir)
-    else:
-        folder = Path(tempfile.gettempdir()) / f"genlock-run-{os.getuid()}-{place.master_port}-{place.run_id or 'none'}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    passing = passing_folder(place, settings)
+    if passing is not None:
+        return shared_folder(passing, rank=place.rank, ranks=place.world)
+    folder = Path(settings.run_dir)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputOutputError(error.strerror or "cannot be made", where=str(error.filename)) from None
     return folder
+
+
+def passing_folder(place: Launch, settings: Settings) -> Path | None:
+    """The folder that the ranks themselves make and, after a good end, take away; None for the supervisor's or one that
+    was asked for."""
+    if place.supervised is not None or settings.run_dir != "auto":
+        return None
+    run_id = quote(place.run_id, safe="") or "none"
+    return Path(tempfile.gettempdir()) / f"genlock-run-{os.getuid()}-{place.master_port}-{run_id}"
 
 
 def share_threads(settings: Settings, place: Launch) -> None:

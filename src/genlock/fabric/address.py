@@ -14,7 +14,6 @@ import contextlib
 import os
 import secrets
 import socket
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 import xxhash
 
 from genlock.errors import GateMissed, LaunchRefused
+from genlock.observe.run_folder import is_ours
 from genlock.settings import Deadlines, Launch, Settings, Supervised
 
 SOCKET, KEY = "control.sock", "key"
@@ -113,7 +113,7 @@ def _on_one_host(place: Launch, settings: Settings, within_s: float) -> tuple[Ad
     if place.rank == 0:
         return address, _made(folder, given)
     until = time.monotonic() + within_s
-    while not (_is_ours(folder) and answers(folder / SOCKET)):  # a folder left by an earlier run: nobody answers there
+    while not (is_ours(folder) and answers(folder / SOCKET)):  # a folder left by an earlier run: nobody answers there
         if time.monotonic() >= until:
             raise GateMissed(
                 f"rank 0 made no meeting place within {within_s:g} s",
@@ -129,7 +129,7 @@ def _made(folder: Path, given: bytes | None) -> bytes:
     """Rank 0's: a fresh folder, without what an earlier run left, and the key in it unless the operator gave one."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        if not _is_ours(folder):
+        if not is_ours(folder):
             raise LaunchRefused(
                 "somebody else's folder is in the way", where=str(folder), remedy="remove it, or choose another TMPDIR"
             )
@@ -149,15 +149,6 @@ def _made(folder: Path, given: bytes | None) -> bytes:
             f"no meeting place can be made: {error.strerror}", where=str(folder), remedy="choose another TMPDIR"
         ) from None
     return key
-
-
-def _is_ours(folder: Path) -> bool:
-    """A folder, no link, of this user, closed to others: nobody else can have put a socket or a key there."""
-    try:
-        seen = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid() and not seen.st_mode & 0o077
 
 
 def _between_hosts(place: Launch, settings: Settings) -> tuple[Address, bytes]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+import stat
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,50 @@ def new_folder(path: Path) -> Path:
     if not empty:
         raise UsageError("the run's folder is not empty", where=str(path), remedy="name a new one with GENLOCK_RUN_DIR")
     return path
+
+
+def is_ours(folder: Path) -> bool:
+    """A folder, no link, of this user, closed to others: nobody else can have put anything there."""
+    try:
+        seen = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid() and not seen.st_mode & 0o077
+
+
+def shared_folder(path: Path, *, rank: int, ranks: int) -> Path:
+    """The folder, which each of a run's ranks names and the first of them makes, without what an earlier run left of
+    this rank, or of one that there is not now. Raises InputOutputError for one that is somebody else's, or that cannot
+    be made."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise InputOutputError(error.strerror or "cannot be made", where=str(path)) from None
+    if not is_ours(path):
+        raise InputOutputError(
+            "somebody else's folder is in the way",
+            where=str(path),
+            remedy="name another with GENLOCK_RUN_DIR, or choose another TMPDIR",
+        )
+    _remove(path, [rank], least=ranks)
+    return path
+
+
+def leave_shared_folder(path: Path, *, rank: int) -> None:
+    """Takes away what is this rank's, and the folder with the last rank's. Raises nothing."""
+    with suppress(OSError):
+        _remove(path, [rank])
+        path.rmdir()
+
+
+def _remove(folder: Path, ranks: Collection[int], *, least: int | None = None) -> None:
+    """Every file of these ranks, and of all from `least` on. One that says no rank is rank 0's."""
+    for path in folder.iterdir():
+        named = re.search(r"rank(\d+)", path.name)
+        rank = 0 if named is None else int(named[1])
+        if rank in ranks or (least is not None and rank >= least):
+            with suppress(OSError):
+                path.unlink()
 
 
 class RunNotes:

@@ -93,3 +93,16 @@ def test_a_block_with_a_break_is_refused(
     compiled(generator)
     with pytest.raises(GraphRefused, match="does not compile whole"):
         one_pass(generator, FIRST)
+
+
+def test_a_graph_more_than_the_compiler_keeps_is_refused(
+    generator: Generator,
+    one_pass: Pass,
+    compiled: Callable[[Generator], Census],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("genlock.generator.compiled.GRAPHS_MAX", 1)
+    compiled(generator)
+    one_pass(generator, FIRST)
+    with pytest.raises(GraphRefused, match="GL-GRAPH-01: a block needs a graph beside the 1 it has"):
+        one_pass(generator, LATER)

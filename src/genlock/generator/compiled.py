@@ -17,6 +17,10 @@ from genlock.errors import GraphRefused
 from genlock.generator.census import Census
 from genlock.generator.model import Generator
 
+# Graphs of one process that dynamo is to keep, in place of its eight: a stream has one for each shape of pass, whose
+# number the policy bounds. Both of a block's code, the second of all that were ever made.
+GRAPHS_MAX, GRAPHS_EVER_MAX = 1024, 65536
+
 
 def compile_blocks(generator: Generator, backend: str) -> Census:
     """From now on the blocks run compiled, whole, by one of torch's back ends. Parameters keep their names.
@@ -41,15 +45,23 @@ def compile_blocks(generator: Generator, backend: str) -> Census:
 
 @contextmanager
 def graphs_whole(census: Census | None) -> Iterator[None]:
-    """Raises GraphRefused for a block that the compiler cannot take whole. None: nothing is compiled."""
+    """Raises GraphRefused for a block that the compiler cannot take whole, or not once more. None: nothing is compiled.
+
+    Dynamo's limits are those of this file inside: what is set of them elsewhere holds for the thread that set it.
+    """
     if census is None:
         yield
         return
-    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - loaded by who compiles
+    from torch._dynamo import config, exc  # noqa: PLC0415 - loaded by who compiles
 
     try:
-        yield
-    except TorchDynamoException as error:
+        with config.patch(recompile_limit=GRAPHS_MAX, accumulated_recompile_limit=GRAPHS_EVER_MAX):
+            yield
+    except exc.FailOnRecompileLimitHit as error:
+        raise GraphRefused(
+            f"a block needs a graph beside the {len(census.graphs)} it has, and torch refuses: its recompile limit"
+        ) from error
+    except exc.TorchDynamoException as error:
         refused = next((e for e in _chain(error) if isinstance(e, GraphRefused)), None)
         if refused is not None:
             raise refused from None

@@ -6,7 +6,6 @@ are rank 0's alone.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -187,7 +186,6 @@ def manifest(settings: Settings, jobs: Sequence[Job], *, size: int) -> Mapping[s
         "machine": platform.machine(),
         "mesh": size,
         "threads": torch.get_num_threads(),
-        "cores": os.cpu_count() or 0,
     }
     values |= {
         f"setting.{option.name}": getattr(settings, option.name)

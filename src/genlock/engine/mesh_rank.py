@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import torch
@@ -33,7 +33,6 @@ from genlock.fabric.collectives import Mesh
 from genlock.fabric.connection import BEACON, Connection, connect, listen
 from genlock.fabric.gates import GateGuest, GateKeeper
 from genlock.fabric.liveness import Watch, told_as
-from genlock.generator.stream import Stream
 from genlock.observe.process import age_s, memory_bytes
 from genlock.observe.rank_file import Moment, RankFile
 from genlock.observe.run_folder import leave_shared_folder, shared_folder
@@ -147,7 +146,12 @@ class MeshRank:
         self._spent("load")
         self.watch.enter(Phase.GATE_2A)
         weights = checks.loaded
-        own = {"weights.replicated": f"{weights.replicated:016x}", **effective(stream)}
+        cache = sum(held.numel() * held.element_size() for held in (*stream.cache.keys, *stream.cache.values))
+        own = {
+            "weights.replicated": f"{weights.replicated:016x}",
+            "cache_bytes": cache,
+            **effective(job.device, job.plan),
+        }
         self.loaded = self.gate("gate 2a", own, {"weights.sharded": f"{weights.sharded:016x}", **read})
         if self.rank == 0:
             said = self.loaded.values()
@@ -246,15 +250,34 @@ def share_threads(settings: Settings, place: Launch) -> None:
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // (place.local_world or place.world)))
 
 
-def effective(stream: Stream) -> dict[str, ManifestValue]:
-    """What this rank will really compute with."""
-    cache = stream.cache
-    return {
-        "cache_bytes": sum(held.numel() * held.element_size() for held in (*cache.keys, *cache.values)),
-        "attention": "scaled_dot_product_attention",
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+def effective(device: torch.device, plan: Plan) -> dict[str, ManifestValue]:
+    """What torch has in force on this rank, wherever it may change the bits of what every rank computes alike. Of the
+    processor where the ranks compute on it, or prepare their own chunks."""
+    backends: Any = torch.backends
+    kernels = {
+        "flash": backends.cuda.flash_sdp_enabled(),
+        "memory-efficient": backends.cuda.mem_efficient_sdp_enabled(),
+        "cudnn": backends.cuda.cudnn_sdp_enabled(),
+        "math": backends.cuda.math_sdp_enabled(),
+    }
+    values: dict[str, ManifestValue] = {
+        "attention": ", ".join(name for name, enabled in kernels.items() if enabled) or "none",
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+    if device.type == "cuda":
+        values |= {
+            "device.name": torch.cuda.get_device_name(device),
+            "device.capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
+            "cuda": str(torch.version.cuda or torch.version.hip),
+            "cudnn": backends.cudnn.version() or 0,
+            "cudnn.benchmark": backends.cudnn.benchmark,
+            "cudnn.tf32": backends.cudnn.allow_tf32,
+            "tf32": backends.cuda.matmul.allow_tf32,
+            "bf16_reduced": str(backends.cuda.matmul.allow_bf16_reduced_precision_reduction),
+        }
+    if device.type == "cpu" or LOADS[plan]:
+        values["cpu"] = backends.cpu.get_cpu_capability()
+    return values
 
 
 def check_loaded(plan: Plan, modules: Iterable[str]) -> None:

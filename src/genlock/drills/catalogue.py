@@ -140,7 +140,7 @@ def other_settings() -> dict[str, str]:
     return others
 
 
-OTHER_FAULTS = fault("kill", Phase.CALL, 7)  # of a rank that is not there
+OTHER_FAULTS = fault("kill", Phase.CALL, 0)  # of the other rank
 ODD = other_settings()
 ODD_KEYS = r"(.|\n)*".join(f"setting.{name}" for name in sorted(v.removeprefix("GENLOCK_").lower() for v in ODD))
 

@@ -172,6 +172,14 @@ def test_a_peer_on_its_way_out_is_no_failure(start: Callable[..., Ranks]) -> Non
 
 @on_linux
 @pytest.mark.slow
+def test_a_process_whose_part_is_over_lives_on(start: Callable[..., Ranks]) -> None:
+    """Longer than the last resort, which a watchdog that ended late would have wound up once more."""
+    ranks = start(*[f"stay:{2 * D + 2}"] * 4)
+    assert [ranks.ended(rank)[0] for rank in range(4)] == [0] * 4
+
+
+@on_linux
+@pytest.mark.slow
 def test_a_worker_that_decodes_outlives_rank_0_until_it_is_done(start: Callable[..., Ranks]) -> None:
     """Its good end may lie unread; whoever then finds none has lost rank 0."""
     ranks = start("leave:0.2", "decode:1.5")

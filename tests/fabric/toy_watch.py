@@ -2,8 +2,9 @@
 
 The descriptors are its ends of sockets to its peers, in rank order; rank 0 has one a worker, a worker has one. WHAT
 happens in the end: idle (waits for ever), hang (in a phase with a deadline), door (hangs in what passes for a
-collective), tick (for a while, then hangs), leave:SECONDS (well), spin (holding the interpreter for good). With `real-`
-before it the connections are the product's, which load torch; otherwise they are a few lines that behave alike.
+collective), tick (for a while, then hangs), leave:SECONDS (well), stay:SECONDS (its part is over, it lives on), spin
+(holding the interpreter for good). With `real-` before it the connections are the product's, which load torch;
+otherwise they are a few lines that behave alike.
 """
 
 from __future__ import annotations
@@ -94,8 +95,12 @@ if __name__ == "__main__":
         watch.enter(Phase.IDLE, call_id=1, chunk=1)
     if kind == "leave":
         time.sleep(float(seconds))
+    if kind in ("leave", "stay"):
         watch.enter(Phase.EXIT, call_id=1, chunk=1)
         watch.close()
+    if kind == "stay":
+        time.sleep(float(seconds))
+    if kind in ("leave", "stay"):
         sys.exit(0)
     for turn in range(10**6):
         time.sleep(0.1)

@@ -115,7 +115,8 @@ class Watch:
         self._poll.register(self._signals.fileno(), select.EPOLLIN)
         self._say()
         self._wind_up(self._began_s)
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
 
     # -- what the main thread says ---------------------------------------------------------------------------------
 
@@ -183,10 +184,10 @@ class Watch:
         A worker is patient until rank 0's first echo, for rank 0 may be waiting for other workers still.
         """
         patience_s = self._deadlines.gate_s if self.rank else 0.0
-        for rank, connection in connections.items():
-            self._heard_s[rank] = time.monotonic() + patience_s
-            self._exchanged[connection.fileno()] = (rank, connection)
-            self._poll.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+        self._heard_s = dict.fromkeys(connections, time.monotonic() + patience_s)
+        self._exchanged = {connection.fileno(): (rank, connection) for rank, connection in connections.items()}
+        for descriptor in self._exchanged:
+            self._poll.register(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
 
     def fail(self, error: BaseException) -> NoReturn:
         """Ends this process now, with the exit code of `error`'s class, after writing down why."""
@@ -196,6 +197,9 @@ class Watch:
         """This rank's part in the run is over: no phase is held to a deadline any more, and no peer is missed. What
         the process still does is its own; the supervisor gives it the time of a delivery."""
         self._closed = True
+        with contextlib.suppress(OSError):  # a full buffer wakes it as well
+            self._wakeup.send(b"\0")
+        self._thread.join(self._deadlines.grace_s)
         faulthandler.cancel_dump_traceback_later()
         if self._handlers and threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
@@ -217,8 +221,10 @@ class Watch:
     def _run(self) -> None:
         try:
             self._looked_s = said_s = time.monotonic()
-            while not self._closed:
+            while True:
                 events = self._poll.poll(self.period_s / 2)
+                if self._closed:
+                    return
                 now_s = time.monotonic()
                 if now_s - self._looked_s > self._deadlines.answer_s / 2:
                     # This whole process was stopped, perhaps with its peers: clocks begin anew, what came is heard.

@@ -48,7 +48,7 @@ OUT = RESULTS / "prove-mesh.json"
 SIGNAL = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 FELL_SHORT = 4
 PACED_EVERY = 20  # random strikes between two clean runs that say when each phase is
-DRAWS = 5  # of a moment, where the run was over before it
+DRAWS = 8  # of a moment, where the run was over before it
 BINS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 3.25, 3.5, 4.0, 5.0, 6.0)
 
 
@@ -105,6 +105,10 @@ class Pace:
         self._asked += 1
         return rng.uniform(*rng.choice(self._windows[rank, phase]))
 
+    def again(self) -> None:
+        """When each phase is, is measured before the next moment is drawn."""
+        self._asked = 0
+
     def _measure(self, folder: Path, model: Path) -> None:
         run = Run(folder, model, *generate(self._ranks), mesh=self._ranks)
         if run.ended():
@@ -136,6 +140,7 @@ def at_random(ranks: int, count: int, seed: int) -> Iterator[Job]:
                 outcome = conduct(case, folder / str(draw) / "struck", model)
                 if outcome.fell_short != OVER:
                     break
+                pace.again()  # this machine is another now
             assert outcome is not None
             return outcome
 

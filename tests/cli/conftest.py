@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ class FakeSession:
     def ask(self, timeline: Timeline) -> tuple[Placement, ...]:
         self.asked += timeline.requests
         return timeline.placements(self.grid)
+
+    def handing_on(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def drain(self) -> None:
         self.drained = True

@@ -16,9 +16,9 @@ from tests.ranks import Here
 def rank_of_command(here: Here) -> None:
     """Ends with the command's exit code. What it prints goes to rankN.txt of the given folder.
 
-    given: words of the command line; folder; variables of the environment, and those of single ranks by rank; absent,
-    a rank that does not come; gate_s, of a shorter start-up gate; unreadable, a rank that loses its weights once the
-    gate before is passed.
+    given: words of the command line; folder; variables of the environment, and those of single ranks by rank;
+    absent, a rank that does not come; user, what the session's user does after the second chunk; gate_s, of a
+    shorter start-up gate; unreadable, a rank that loses its weights once the gate before is passed.
     """
     given = here.given
     if here.rank == given.get("absent"):
@@ -49,13 +49,35 @@ def rank_of_command(here: Here) -> None:
     def open_session(*words: Any, **options: Any) -> Any:
         import genlock
 
-        return genlock.open(*words, **options)
+        session = genlock.open(*words, **options)
+        if "user" in given:
+            session.stream = used(session, given["user"])
+        return session
 
     surroundings = Surroundings(open_session=open_session, clock=time.perf_counter, started_s=time.perf_counter())
     code = main(given["words"], surroundings)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def used(session: Any, what: str) -> Any:
+    """A session's `stream` for a user who raises something, closes the session, or takes SECONDS over a chunk."""
+    whole = session.stream
+
+    def stream(**options: Any) -> Any:
+        for chunk in whole(**options):
+            yield chunk
+            if chunk.index != 1:
+                continue
+            if what == "raises":
+                raise ValueError("of the user's own")
+            if what == "closes":
+                session.close()
+                return
+            time.sleep(float(what))
+
+    return stream
 
 
 def shorten_gates(seconds: float) -> None:

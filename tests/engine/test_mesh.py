@@ -29,6 +29,7 @@ from genlock.drills.runs import (
     SHORT,
     STOP_BOUND_S,
     VARIABLES,
+    D,
     Run,
     fault,
     until,
@@ -155,6 +156,23 @@ def test_a_second_interrupt_ends_a_run_at_once(start: Start) -> None:
     assert run.ended_s - begun_s < GONE_BOUND_S
     assert not run.left()
     assert not run.out.exists()
+
+
+# -- what the session's user does is not the mesh's failure ----------------------------------------------------------
+
+
+def test_what_the_user_raises_ends_the_mesh_well(by_hand: ByHand) -> None:
+    ended = by_hand(*SHORT, user="raises")
+    assert [outcome.ended for outcome in ended] == [1, 0], by_hand.said(0) + by_hand.said(1)
+    assert one_line(by_hand.said(0)).startswith("GL-00: a defect in genlock: ValueError: of the user's own")
+    assert "GL-" not in by_hand.said(1)
+
+
+@pytest.mark.parametrize("what", ["closes", str(2 * D + 1)])
+def test_a_session_may_be_closed_twice_and_may_be_idle_for_longer_than_d(by_hand: ByHand, what: str) -> None:
+    ended = by_hand(*SHORT, user=what)
+    assert [outcome.ended for outcome in ended] == [0, 0], by_hand.said(0) + by_hand.said(1)
+    assert len(frames_of(by_hand.out)) == FIRST_FRAMES + (1 if what == "closes" else LAST_CHUNK) * FRAMES
 
 
 # -- defects: what is wrong on one rank is found, and that rank is named ---------------------------------------------

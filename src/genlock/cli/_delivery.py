@@ -85,7 +85,7 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
         ):
             for chunk in session.stream(seconds=order.seconds):
                 made_s = surroundings.clock()
-                with session.trace.span(MP4):
+                with session.handing_on(), session.trace.span(MP4):
                     video.write(chunk.frames)
                 done_s = surroundings.clock()
                 timings = {**chunk.timings, "mp4": done_s - made_s}

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from genlock.drills.hosts import TwoHosts, can_make_hosts
-from genlock.drills.runs import ENDLESS, GONE_BOUND_S, KILL_BOUND_S, SHORT, STOP_BOUND_S, D, Run, fault
+from genlock.drills.runs import ENDLESS, GONE_BOUND_S, KILL_BOUND_S, NOT_ENTERED, SHORT, STOP_BOUND_S, D, Run, fault
 from genlock.drills.strikes import fill_disk, kill_supervisor, on_line, outage, stop_supervisor
 from genlock.settings import Parity, Phase, options
 
@@ -81,8 +81,7 @@ def faulty(kind: str, rank: int, phase: Phase = Phase.CALL, **more: Any) -> Case
     )
 
 
-# Every phase once with each signal, the ranks in turn; `make prove` has all of them. Delivering and draining are rank
-# 0's alone.
+# Every phase once with each signal, the ranks in turn; `make prove` has all of them.
 KILLED = (
     (Phase.LAUNCH, 1),
     (Phase.GATE_1, 0),
@@ -91,6 +90,7 @@ KILLED = (
     (Phase.GATE_2A, 1),
     (Phase.WARM_UP, 0),
     (Phase.GATE_2B, 1),
+    (Phase.LOAD_MEDIA, 0),
     (Phase.IDLE, 0),
     (Phase.ACCEPT, 1),
     (Phase.PAYLOAD, 0),
@@ -100,7 +100,7 @@ KILLED = (
     (Phase.DRAIN, 0),
     (Phase.EXIT, 1),
 )
-STOPPED = tuple((phase, 0 if phase in (Phase.DELIVER, Phase.DRAIN) else 1 - rank) for phase, rank in KILLED)
+STOPPED = tuple((phase, 0 if phase in NOT_ENTERED else 1 - rank) for phase, rank in KILLED)
 COMPILED = {"GENLOCK_COMPILE": "aot_eager"}  # it has the bits of none
 SIGNALLED = {  # kind -> what is said of it, exit code, seconds
     "kill": ("was killed by SIGKILL", 11, KILL_BOUND_S),

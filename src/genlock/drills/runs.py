@@ -42,6 +42,7 @@ WHO = re.compile(r"^  who     rank (-?\d+) \(pid (-?\d+)\), in phase ([a-z0-9 -]
 WHOM = re.compile(r"^(?:rank \d+: )?GL-[A-Z]+-\d+: (?:[^:]*, )?rank (\d+)", re.MULTILINE)
 # Where a strike is no strike: the phase is not entered there.
 NOT_ENTERED = {
+    Phase.LOAD_MEDIA: "only rank 0 has more than the generator",
     Phase.DELIVER: "only rank 0 decodes and writes",
     Phase.DRAIN: "only rank 0 says that the run ends; a worker goes from idle to exit",
 }

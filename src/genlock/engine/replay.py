@@ -138,6 +138,7 @@ def replay_envelopes(case: Case, *, device: str = "cpu", begun: Begun = alone) -
             latents = generation.make(prepared, prepared.unpack(), watcher(generation.stream, recorded, report))
             compare_chunk(report, generation.stream, recorded, latents)
             yield report
+            unless_drained(generation, case, number)
 
 
 def recorded_envelopes(case: Case, tensors: Mapping[str, Tensor]) -> Iterator[Envelope]:
@@ -293,6 +294,13 @@ def _follow(case: Case, engine: Engine) -> Iterator[ChunkErrors]:
         if made.pixels is not None:
             report.compare("pixels", made.pixels, recorded.get("pixels"))
         yield report
+        unless_drained(engine.generation, case, event["chunk"])
+
+
+def unless_drained(generation: Generation, case: Case, chunk: int) -> None:
+    """Raises ReplayFailed where somebody wants the run to end: what was compared until here is not all."""
+    if generation.drain_asked:
+        raise ReplayFailed("asked to end", where=case.name, chunk_index=chunk, remedy="run it again to its end")
 
 
 def closed_loop_chunks(case: Case) -> int:

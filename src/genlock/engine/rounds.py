@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genlock.generator.stream import OnCall, Stream
 from genlock.observe.rank_file import RankFile
-from genlock.observe.trace import ABSORB, GENERATE, PACK, PLAN, VAE_DECODE
+from genlock.observe.trace import ABSORB, FETCH, GENERATE, PACK, PLAN, VAE_DECODE
 from genlock.wire.envelope import Envelope, check_model
 from genlock.wire.events import Events
 from genlock.wire.kinds import LOADS
@@ -69,7 +69,7 @@ class Generation(Protocol):
         ...
 
     def ready(self) -> None:
-        """Words and pixels are loaded too: a chunk can be asked for."""
+        """What is rank 0's alone is loaded too: a chunk can be asked for."""
         ...
 
     def begin_round(self) -> None:
@@ -106,12 +106,14 @@ def closing(generation: Generation, sender: Callable[[], State]) -> Iterator[Non
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Made:
-    """One chunk. latents: [F, C, h, w]. pixels: [T, 3, H, W] in [-1, 1], None without a VAE. seconds: by phase."""
+    """One chunk. latents: [F, C, h, w]. pixels: [T, 3, H, W] in [-1, 1]. shown: the same, uint8 [T, H, W, 3] on the
+    CPU. Both None without a VAE. seconds: by phase."""
 
     planned: Planned
     envelope: Envelope
     latents: Tensor
     pixels: Tensor | None
+    shown: Tensor | None
     seconds: dict[str, float]
 
 
@@ -133,6 +135,7 @@ class Engine:
         self._shadow = shadow
         self.sender = self.receiver = lifecycle
         self.trace = generation.rank_file.trace
+        self.failed: BaseException | None = None  # what ended the latest chunk
         self._decoder: Any = None
 
     @property
@@ -148,13 +151,22 @@ class Engine:
         Raises what the planner refuses, and Tripwire for what does not follow. Nothing has changed where it is raised
         before the cache is touched; the same chunk can then be asked for again.
         """
+        try:
+            made = self._next_chunk(frames, alter, on_call)
+        except BaseException as error:
+            self.failed = error
+            raise
+        self.failed = None
+        return made
+
+    def _next_chunk(self, frames: Tensor | None, alter: Alter | None, on_call: OnCall | None) -> Made:
         began = self._clock()
         span = self.trace.span
         self.generation.begin_round()
         self.trace.at(call_id=self.sender.call_id + 1, chunk=self.sender.chunk_index + 1)
-        with span(PLAN):
-            planned = self.planner.plan(self.sender, frames=frames)
         try:
+            with span(PLAN):
+                planned = self.planner.plan(self.sender, frames=frames)
             with span(PACK):
                 prepared, sender = prepare(planned.envelope if alter is None else alter(planned.envelope), self.sender)
                 envelope = prepared.unpack()
@@ -163,6 +175,7 @@ class Engine:
                 travels = self._events(planned, prepared, envelope, frames)
         except BaseException:
             self.planner.drop()
+            self.generation.end_round()
             raise
         self.sender, self.receiver = sender, receiver
         self.planner.confirm(planned)
@@ -173,13 +186,11 @@ class Engine:
         pixels = self._decode(latents, fresh=envelope.reset_kv)
         with span(ABSORB):
             self.planner.absorb(latents, pixels, cache_epoch=self.receiver.cache_epoch)
+        decoded = self._clock()
+        shown = self._fetch(pixels)  # within the round: here a device that hangs is waited for
         self.generation.end_round()
-        seconds = {
-            "plan": packed - began,
-            "generator": generated - packed,
-            "decode": self._clock() - generated,
-        }
-        return Made(planned=planned, envelope=envelope, latents=latents, pixels=pixels, seconds=seconds)
+        seconds = {"plan": packed - began, "generator": generated - packed, "decode": decoded - generated}
+        return Made(planned=planned, envelope=envelope, latents=latents, pixels=pixels, shown=shown, seconds=seconds)
 
     def _events(
         self, planned: Planned, prepared: Prepared[Envelope], envelope: Envelope, frames: Tensor | None
@@ -191,6 +202,15 @@ class Engine:
 
         events = events_of(planned, envelope, frames=frames, shadow=prepared if self._shadow else None)
         return prepare(events, self.sender)[0]
+
+    def _fetch(self, pixels: Tensor | None) -> Tensor | None:
+        """What is handed on, uint8 [T, H, W, 3] on the CPU."""
+        if pixels is None:
+            return None
+        from genlock.media.vae import to_uint8  # noqa: PLC0415 - rank 0's room
+
+        with self.trace.span(FETCH):
+            return to_uint8(pixels).permute(0, 2, 3, 1).contiguous().cpu()
 
     def _decode(self, latents: Tensor, *, fresh: bool) -> Tensor | None:
         """Clamped pixels [T, 3, H, W]; a cut begins a new stream of pixels."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,7 @@ from genlock.generator.presets import PRESETS, Preset, preset
 from genlock.generator.window import Policy, Regime
 from genlock.observe.rank_file import RankFile
 from genlock.observe.run_folder import RunNotes, new_folder
-from genlock.observe.trace import DELIVERED, FETCH, LOAD_MEDIA, PICTURE, SHOWN, Trace
+from genlock.observe.trace import DELIVERED, PICTURE, SHOWN, Trace
 from genlock.settings import Guard, Phase, Settings, warn_of_guards_off
 from genlock.wire.kinds import LOADS, Part, Plan
 from genlock.wire.lifecycle import State
@@ -91,7 +92,7 @@ class Session:
         self.words = tuple(words)
         self.notes = engine.generation.notes
         self._delivered = 0
-        self._draining = False
+        self._draining = self._closed = False
         self._asked_s: dict[int, float] = {}  # by a request's number: when it was made
         folder = engine.generation.rank_file.run_dir
         about = {**engine.generation.rank_file.about, "fps": self.fps}
@@ -103,17 +104,21 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(error)
+        self.close()
 
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self) -> None:
         """Let go of the input video and of the mesh, if there are any; the session can not be used afterwards.
 
-        error: what ended it. If ranks disagree or are gone, this process ends here, as all of them do.
+        If ranks disagree or are gone, this process ends here, as all of them do. What the session's user raised is no
+        failure of the mesh.
         """
+        if self._closed:
+            return
+        self._closed = True
         close = getattr(self._video, "close", None)
         if close is not None:
             close()
-        self.engine.generation.close(self.engine.sender, error)
+        self.engine.generation.close(self.engine.sender, self.engine.failed)
 
     def prompt(
         self, prompts: Prompts, *, at: float | None = None, transition: float = 0.0, method: str = "linear"
@@ -155,6 +160,13 @@ class Session:
         """What is known here of every rank: what its start took, what it held then (`observe/rank_file.py`)."""
         return self.engine.generation.ranks
 
+    @contextmanager
+    def handing_on(self) -> Iterator[None]:
+        """What is done with a chunk's frames, writing them, say: over a mesh it must get on, like the chunk itself."""
+        self.engine.generation.begin_round()
+        yield
+        self.engine.generation.end_round()
+
     def unknown_words(self, text: str) -> list[str]:
         """Words of a prompt that the model never saw."""
         return self._text.unknown_words(text)
@@ -182,14 +194,11 @@ class Session:
         self._draining = True
 
     def _next(self, frames: Tensor | None) -> Chunk:
-        from genlock.media.vae import to_uint8  # noqa: PLC0415 - rank 0's room
-
         began_s = self.trace.clock()
         made = self.engine.next_chunk(frames=frames)
-        if made.pixels is None:
+        shown = made.shown
+        if shown is None:
             raise UsageError("this session has no VAE, so it has no frames")
-        with self.trace.span(FETCH):
-            shown = to_uint8(made.pixels).permute(0, 2, 3, 1).contiguous().cpu()
         self._note(made.planned, shown, began_s)
         start = self._delivered
         self._delivered += shown.shape[0]
@@ -266,14 +275,7 @@ def open(
     controls = {"seed": seed, "strength": DEFAULT_STRENGTH if strength is None else strength}
     try:
         trace = generation.rank_file.trace
-        with trace.span(LOAD_MEDIA):
-            parts = Parts(
-                folder,
-                job.device,
-                parts=frozenset(Part),
-                remembered=settings.text_cache,
-                span_of=trace.span,
-            )
+        parts = Parts(folder, job.device, parts=frozenset(Part), remembered=settings.text_cache, span_of=trace.span)
         assert parts.text is not None  # all parts were asked for
         generation.ready()
         engine = Engine(
@@ -360,7 +362,7 @@ def begin_generation(settings: Settings, job: Job) -> tuple[Generation, State]:
         about = {"topology": settings.topology, "world": 1, **job.about()}
         rank_file = RankFile(run_dir, trace, rank=0, about=about, device_memory=lambda: device_memory(job.device))
         stream = load_stream(job, span_of=trace.span)
-        trace.phase(Phase.IDLE)
+        trace.phase(Phase.LOAD_MEDIA)
         return Alone(stream, strict=Guard.FINITE not in off, rank_file=rank_file), begin_job(job, off)
     from genlock.engine.tp import InLockstep, rank_0  # noqa: PLC0415 - needs torch.distributed, nobody else does
 

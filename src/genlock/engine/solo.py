@@ -64,6 +64,7 @@ class Alone:
         return {0: self.rank_file.values()}
 
     def ready(self) -> None:
+        self.end_round()
         self.rank_file.write(Moment.READY)
 
     def begin_round(self) -> None:

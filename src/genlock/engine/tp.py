@@ -60,7 +60,7 @@ class InLockstep:
             )
             self.lifecycle = self._warm_up(begin_job(job, rank.guards_off))
             rank.ready(job)
-            self.end_round()
+            rank.enter(Phase.LOAD_MEDIA)
         except BaseException as error:  # noqa: BLE001 - a rank that cannot start says why, and ends the others
             rank.fail(error)
 
@@ -95,6 +95,7 @@ class InLockstep:
         return {**said, 0: self.rank_file.values()}
 
     def ready(self) -> None:
+        self.end_round()
         self.rank_file.write(Moment.READY)
 
     def make(

@@ -19,7 +19,7 @@ from genlock.errors import InputOutputError
 from genlock.observe.process import age_s, loaded_modules, memory_bytes
 from genlock.observe.recorder import PHASE
 from genlock.observe.run_folder import write_whole
-from genlock.observe.trace import LOAD_MEDIA, Span, Trace
+from genlock.observe.trace import Span, Trace
 from genlock.settings import START_PHASES, Phase
 
 WARM_CHUNK = 1  # the second chunk of a stream is the first with a context: after it nothing is made for the first time
@@ -76,8 +76,6 @@ class RankFile:
         """What the file holds. Seconds, bytes, counts; start: seconds of each phase of the start that is over."""
         trace = self.trace
         start_s = {str(phase): trace.phases[phase].seconds for phase in START_PHASES if phase in trace.phases}
-        if LOAD_MEDIA in trace.totals:  # rank 0's, once the mesh is ready
-            start_s[LOAD_MEDIA] = trace.totals[LOAD_MEDIA].seconds
         return {
             "rank": self.rank,
             "pid": os.getpid(),

@@ -19,7 +19,7 @@ from genlock.observe.recorder import MARK, PHASE, SPAN, Open, Recorder
 from genlock.settings import START_PHASES, Phase
 
 # Names of spans beside the phases and the kinds of generator calls. Of rank 0:
-LOAD_MEDIA, PLAN, PACK, GENERATE, ABSORB = "load media", "plan", "pack", "generate", "absorb"
+PLAN, PACK, GENERATE, ABSORB = "plan", "pack", "generate", "absorb"
 FETCH, PICTURE, MP4 = "fetch", "picture", "mp4"
 # of the encoders, on whichever rank has them; and of the checks after the last generator call:
 TEXT_ENCODE, VAE_ENCODE, VAE_DECODE, CHECKS = "text encode", "vae encode", "vae decode", "checks"

@@ -17,7 +17,6 @@ from genlock.observe.trace import (
     DELIVERED,
     FETCH,
     GENERATE,
-    LOAD_MEDIA,
     MP4,
     PACK,
     PICTURE,
@@ -51,7 +50,7 @@ START = {
     Phase.GATE_2A: "hand out",
     Phase.WARM_UP: "encode",
     Phase.GATE_2B: "hand out",
-    LOAD_MEDIA: "write",
+    Phase.LOAD_MEDIA: "write",
 }
 PHASES = {Phase.CALL: "denoise", Phase.DELIVER: "decode", Phase.IDLE: "idle"}
 PART_OF = {name: part for part, names in PARTS.items() for name in names}

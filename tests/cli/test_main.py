@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,18 @@ def test_errors_of_the_system_and_of_torch_join_the_hierarchy() -> None:
     full = told_as(OSError(errno.ENOSPC, "No space left on device", "v.mp4"))
     assert one_line(full) == "GL-IO-01: v.mp4: no space left on device; free some space on that disk"
     assert isinstance(told_as(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")), OutOfMemory)
+
+
+def test_a_reader_that_has_gone_is_told_in_one_line() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "genlock", "generate", "--list-words"]
+    ended = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (
+        5,
+        "GL-IO-01: standard output: nobody reads it any more; let its reader go on\n",
+    )
 
 
 def test_help_loads_no_torch_and_no_rich() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from genlock.engine import supervisor
 from genlock.engine.supervisor import supervise
 from genlock.errors import InputOutputError, LaunchRefused, UsageError
 from genlock.observe.recorder import PHASE, Entry, read, recorder_path
-from genlock.settings import Deadlines, Phase
+from genlock.settings import Deadlines, Faults, Phase
 
 JOB = Path(__file__).with_name("toy_job.py")
 D = 2.0  # seconds
@@ -125,6 +127,31 @@ def test_an_interrupt_finishes_the_chunk_in_flight(start: Callable[..., Job], nu
     assert "finishing the chunk in flight" in job.said
     assert job.printed.endswith(" chunks\n")
     assert not job.pids()
+
+
+def test_a_rank_that_cannot_be_ended_does_not_keep_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waits in the kernel, as on a device that hangs: it cannot be made here, so the wait is."""
+    said: list[str] = []
+    process = subprocess.Popen(["sleep", "60"], process_group=0)
+    waits: list[float | None] = []
+
+    def wait(timeout: float | None = None) -> int:
+        waits.append(timeout)
+        raise subprocess.TimeoutExpired("sleep", timeout or 0.0)
+
+    job = supervisor._Job(Path(), Deadlines(answer_s=3.0), Faults(), said.append)
+    ours, theirs = socket.socketpair()
+    job.ranks = [supervisor._Rank(0, process, ours, 0.0)]
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(process, "wait", wait)
+            job.close()
+    finally:
+        process.kill()
+        process.wait()
+        theirs.close()
+    assert waits == [pytest.approx(supervisor.ENDED_S, abs=0.5)]
+    assert said[0].startswith(f"genlock: rank 0 (pid {process.pid}) does not end after SIGKILL: ")
 
 
 def test_a_second_interrupt_ends_at_once(start: Callable[..., Job]) -> None:

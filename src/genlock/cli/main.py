@@ -90,6 +90,14 @@ def main(arguments: Sequence[str], surroundings: Surroundings) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return INTERRUPTED
+    except SystemExit:  # what click makes of a reader of its output that has gone
+        click.echo(
+            one_line(
+                InputOutputError("nobody reads it any more", where="standard output", remedy="let its reader go on")
+            ),
+            err=True,
+        )
+        return InputOutputError.exit_code
     except Exception as error:  # noqa: BLE001 - the one place where an error of any kind ends the process
         if debug:
             traceback.print_exc()

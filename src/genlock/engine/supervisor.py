@@ -48,6 +48,7 @@ KEY_BYTES = 32
 POLL_S = 0.1
 STILL_S = 1.0  # without a beacon, or half of D if that is longer, before a rank counts as still
 STACKS_S = 0.2  # for a rank that hangs to write down where
+ENDED_S = 2.0  # for ranks that were killed to be gone
 LOG_LINES = 8  # of a rank's own output, quoted where it says more than we can
 INTERRUPTED = 130
 PASSED_ON = (2, 3, 4, 5, INTERRUPTED)  # exit codes of a rank 0 that has said itself why
@@ -127,6 +128,7 @@ class _Rank:
         self.ended_s: float | None = None
         self.ours = False
         self.overdue = self.late = self.early = False
+        self.stuck = False  # still there after SIGKILL
 
     @property
     def returncode(self) -> int | None:
@@ -268,10 +270,21 @@ class _Job:
         self._wakeup.close()
 
     def _end_all(self) -> None:
-        for rank in self.ranks:
+        """Within a bound of its own: a process that waits in the kernel, for a device or a disk, may never end."""
+        running = [rank for rank in self.ranks if rank.returncode is None]
+        for rank in running:
             rank.kill()
-        for rank in self.ranks:
-            rank.process.wait()
+        until_s = time.monotonic() + ENDED_S
+        for rank in running:
+            try:
+                rank.process.wait(max(0.0, until_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                if not rank.stuck:
+                    rank.stuck = True
+                    self.say(
+                        f"genlock: rank {rank.rank} (pid {rank.process.pid}) does not end after SIGKILL: "
+                        "it waits in the kernel, for a device or a disk"
+                    )
 
     # -- watching --------------------------------------------------------------------------------------------------
 

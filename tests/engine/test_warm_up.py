@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genlock.drills.runs import Run
 from genlock.engine.job import Job
 from genlock.engine.warm_up import WarmChunk, begin_job, count, envelope_of, warm_chunks
 from genlock.generator.compiled import compile_blocks, graphs_whole
@@ -20,6 +21,7 @@ from genlock.generator.parallel import SOLO
 from genlock.generator.presets import PRESETS
 from genlock.generator.stream import Stream
 from genlock.generator.window import CachePolicy, Policy, Recache, Regime, Rope, Span, recompute_policy
+from genlock.media.video import read_video
 from genlock.wire.lifecycle import State, live
 from genlock.wire.prepare import prepare
 
@@ -142,6 +144,24 @@ def test_no_pass_of_a_stream_is_new_after_warm_up(name: str, *, video: bool) -> 
     assert recaches == possible, "the test came to all of them"
 
 
+@pytest.mark.parametrize(
+    ("name", "video", "passes"),
+    [
+        ("self-forcing-1.3b", False, 9),
+        ("self-forcing-1.3b", True, 16),
+        ("longlive-1.3b", False, 9),
+        ("longlive-1.3b", True, 15),
+        ("krea-14b", False, 4),
+        ("krea-14b", True, 6),
+    ],
+)
+def test_a_preset_has_so_many_passes(name: str, video: bool, passes: int) -> None:
+    job = job_of(POLICIES[name], video=video)
+    noting = Noting(job.config)
+    warmed(job, stream_of(job, noting))
+    assert len(noting.passes) == passes
+
+
 @pytest.mark.parametrize("regime", list(Regime))
 def test_neither_is_one_of_another_regime(regime: Regime) -> None:
     job = job_of(recompute_policy(context_frames=6), regime=regime, video=True)
@@ -220,3 +240,28 @@ def test_a_compiled_stream_that_was_not_warmed_has_the_graphs_it_comes_to() -> N
     census = compile_blocks(stream.generator, job.compile)
     assert recaches_of(job, stream, begin_job(job)) == {None, *Recache}
     assert len(census.graphs) > 8, "more than dynamo has by itself"
+
+
+ASKED = """{"version": 1, "events": [
+  {"at": 0, "prompt": "a red boat at sea"},
+  {"at": 1.4, "prompt": "a blue car at night", "attention_bias": 0.4},
+  {"at": 2.8, "prompt": "a blue boat at noon", "cut": true},
+  {"at": 4.2, "attention_bias": 1}]}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [2, 0])
+def test_a_compiled_run_has_the_frames_of_one_that_is_not(mesh: int, tmp_path: Path, model_folder: Path) -> None:
+    (tmp_path / "asked.json").write_text(ASKED)
+    words = ["generate", "--timeline", str(tmp_path / "asked.json"), "--seconds", "5.4"]
+    frames = []
+    for backend in ("off", "aot_eager"):
+        run = Run(tmp_path / backend, model_folder, *words, mesh=mesh, GENLOCK_COMPILE=backend, GENLOCK_DEADLINE="20")
+        try:
+            assert run.ended() == 0, run.said
+            assert not run.left()
+        finally:
+            run.end()
+        frames.append(torch.stack(list(read_video(run.out, height=32, width=48, fps=16.0))))
+    assert len(frames[0]) > 5 * 16
+    assert torch.equal(*frames)

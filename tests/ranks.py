@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -24,11 +25,12 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from genlock.settings import rank_environment
 
 ROOT = Path(__file__).parents[1]
+LOAD_S = 120.0  # that the process which starts the ranks may take for itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,13 @@ class Here:
         os.waitpid(child, 0)
 
 
+def line_of(stream: IO[str], within_s: float) -> str:
+    """The next line of a pipe that says no more than one at a time; "" at its end. Raises TimeoutError."""
+    if not select.select([stream], [], [], within_s)[0]:
+        raise TimeoutError(f"not a word within {within_s:g} s")
+    return stream.readline()
+
+
 class Ranks:
     """The process that the ranks are forked from; started at the first call."""
 
@@ -95,7 +104,11 @@ class Ranks:
         assert self._nursery.stdout is not None
         ask = {"scenario": scenario, "size": size, "within_s": within_s, "given": given}
         print(json.dumps(ask), file=self._nursery.stdin, flush=True)
-        answer = self._nursery.stdout.readline()
+        try:
+            answer = line_of(self._nursery.stdout, within_s + LOAD_S)
+        except TimeoutError:
+            self._nursery.kill()
+            answer = ""
         if not answer:
             self._log.seek(0)
             raise RuntimeError(f"no answer from the process that starts the ranks: {self._log.read()[-2000:]}")

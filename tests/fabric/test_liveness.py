@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.ranks import line_of
 
 from genlock.errors import (
     CallCount,
@@ -58,7 +59,7 @@ class Ranks:
             end.close()
         for process in self.processes:
             assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+            assert line_of(process.stdout, PATIENCE_S) == "ready\n"
         self.begun_s = time.monotonic()
 
     def ended(self, rank: int) -> tuple[int, str, str]:

@@ -3,10 +3,14 @@ and every error that ends a run has its row."""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import json
 import re
+import textwrap
 from collections import Counter
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -17,8 +21,9 @@ from tests.test_manuals import CLASS_OF, CROSSWALK, ROOT, every_error, named_tes
 
 from genlock.drills.catalogue import CATALOGUE
 from genlock.engine.tripwires import BRING_UP, COSTS, THINNED, TRIPWIRES, Cadence, Row, costs, standing
-from genlock.errors import Tripwire
+from genlock.errors import MeshDisagrees, Tripwire
 from genlock.settings import Guard, Settings
+from genlock.wire.verdict import Verdict
 
 KEPT = ROOT / "benchmarks" / "results" / "tripwires.json"
 ENDS_A_RUN = 10  # exit codes from here on
@@ -45,12 +50,36 @@ def test_every_name_is_one_and_every_guard_has_a_row() -> None:
 
 
 @rows
-def test_the_place_of_a_row_is_an_object_that_looks(row: Row) -> None:
-    file, dotted = row.place.split(":")
-    there: Any = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+def test_the_place_of_a_row_raises_its_error(row: Row) -> None:
+    column = row.name in {field.name for field in fields(Verdict)}
+    assert raises(*there(row.place), CLASS_OF[row.code]) or (column and row.code == MeshDisagrees.code)
+    assert raises(*there("genlock/wire/verdict.py:compare"), "MeshDisagrees")
+
+
+def test_a_place_that_only_says_what_must_be_done_is_not_one_that_does() -> None:
+    assert not raises(*there("genlock/fabric/connection.py:Connection.receive"), "LinkBroken")
+    assert raises(*there("genlock/fabric/connection.py:SocketConnection.receive"), "LinkBroken")
+
+
+def there(place: str) -> tuple[Any, Any, Any]:
+    """The module, what the function is an attribute of, and the function."""
+    file, dotted = place.split(":")
+    owner = within = module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
     for name in dotted.split("."):
-        there = getattr(there, name)
-    assert callable(there)
+        owner, within = within, getattr(within, name)
+    return module, owner, within
+
+
+def raises(module: Any, owner: Any, function: Any, error: str, depth: int = 2) -> bool:
+    """Whether an error is named in a function, or in one that it calls of the same module or class."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    if error in names or not depth:
+        return error in names
+    called = [getattr(place, name, None) for place in (owner, module) for name in names]
+    own = {each for each in called if inspect.isfunction(each) and each.__module__ == module.__name__}
+    return any(raises(module, owner, each, error, depth - 1) for each in own - {function})
 
 
 @rows
@@ -98,4 +127,5 @@ def test_what_a_tripwire_costs_was_measured() -> None:
     assert json.loads(COSTS.read_text())["share_of_a_chunk"] == kept["each_share"]
     assert {row.cost for row in TRIPWIRES if row.cost} <= costs().keys()
     assert kept["ok"]
+    assert kept["sum_of_shares"] == pytest.approx(sum(costs().values()), abs=1e-5), "all of them"
     assert kept["sum_of_shares"] < 0.01

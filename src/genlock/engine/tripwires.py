@@ -36,9 +36,10 @@ BRING_UP = "GENLOCK_BRING_UP=1: for a new machine or a hunt"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One of them. holds_off: failure modes and hazards of the crosswalk. code: of the error that it ends with. place:
-    file and function that look first. shown_by: a test or a drill that trips it. guard: the word that leaves it off,
-    None where nothing does. alone: whether it stands where there is one rank, too. cost: its name among the measured
-    ones, "" where it has none of its own in a chunk."""
+    file and function that look first, and raise that error; where a row has the name of a column of the verdict, it
+    is raised where verdicts are compared. shown_by: a test or a drill that trips it. guard: the word that leaves it
+    off, None where nothing does. alone: whether it stands where there is one rank, too. cost: its name among the
+    measured ones, "" where it has none of its own in a chunk; that of a message's own checks has its packing in it."""
 
     name: str
     holds_off: str
@@ -305,7 +306,7 @@ TRIPWIRES = (
         name="links",
         holds_off="H27, H30",
         code="GL-LINK-01",
-        place="genlock/fabric/connection.py:Connection.receive",
+        place="genlock/fabric/connection.py:SocketConnection.receive",
         cadence=Cadence.ALWAYS,
         shown_by="tests/fabric/test_connection.py::test_half_a_frame_is_an_end_of_it_by_death_and_by_deadline",
     ),
@@ -313,7 +314,7 @@ TRIPWIRES = (
         name="links in time",
         holds_off="H27",
         code="GL-LINK-02",
-        place="genlock/fabric/connection.py:Connection.receive",
+        place="genlock/fabric/connection.py:SocketConnection.receive",
         cadence=Cadence.ALWAYS,
         shown_by="tests/fabric/test_connection.py::test_half_a_frame_is_an_end_of_it_by_death_and_by_deadline",
     ),

@@ -227,6 +227,20 @@ def test_a_failure_half_way_is_one_line_and_leaves_no_file(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("flag", "other"), [("--sheet", "--out"), ("--out", "--input")])
+def test_no_file_is_written_over_another(desk, tmp_path: Path, flag: str, other: str) -> None:
+    files = {"--input": tmp_path / "in.mp4", "--out": tmp_path / "out.mp4", "--sheet": tmp_path / "sheet.png"}
+    files["--input"].touch()
+    files[flag] = tmp_path / ".." / tmp_path.name / files[other].name
+    code, line = desk.refuses("generate", "--prompt", "sea", *(word for pair in files.items() for word in pair))
+    assert (code, line) == (2, f"GL-USE-01: {flag}: the same file as {other}; give each a name of its own")
+
+
+def test_a_mesh_needs_a_topology(desk, tmp_path: Path) -> None:
+    code, line = desk.refuses("generate", "--prompt", "sea", "--mesh", 2, "--out", tmp_path / "v.mp4")
+    assert (code, line) == (2, "GL-USE-01: --mesh: a mesh of 2 and a topology of one; add --topology tp")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_asked_to_end_it_finishes_the_chunk_in_flight(desk, tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)

@@ -46,6 +46,12 @@ def test_a_command_that_is_not_there_is_named(desk) -> None:
     assert desk.refuses("imagine") == (2, "GL-USE-01: No such command 'imagine'; see `genlock --help`")
 
 
+def test_the_command_alone_prints_its_help(desk) -> None:
+    code, out, err = desk.run()
+    assert (code, err) == (2, "")
+    assert "First steps:" in out.splitlines()[4]
+
+
 def test_the_version_is_the_packages(desk) -> None:
     code, out, _ = desk.run("--version")
     assert (code, out) == (0, "genlock, version 0.1.0\n")
@@ -74,7 +80,7 @@ def test_a_reader_that_has_gone_is_told_in_one_line() -> None:
     os.close(write)
     assert (ended.returncode, ended.stderr) == (
         5,
-        "GL-IO-01: standard output: nobody reads it any more; let its reader go on\n",
+        "GL-IO-01: standard output: nobody reads it any more; leave the pipe open\n",
     )
 
 

@@ -156,6 +156,7 @@ def test_a_second_interrupt_ends_a_run_at_once(start: Start) -> None:
     assert run.ended_s - begun_s < GONE_BOUND_S
     assert not run.left()
     assert not run.out.exists()
+    assert not list(run.folder.glob(".*")), "nothing half-written either"
 
 
 # -- what the session's user does is not the mesh's failure ----------------------------------------------------------

@@ -5,8 +5,6 @@ Built on the public session alone. Knows no flag and no chunk arithmetic: where 
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genlock.cli._asks import time_of
+from genlock.cli._drain import drained_when_asked
 from genlock.cli._pace import Mark, Pace
 from genlock.cli.main import Surroundings
 from genlock.errors import TimelineRefused
@@ -32,10 +31,6 @@ SHEET_PICTURES = 12
 SHEET_COLUMNS = 4
 KEPT_PER_PICTURE = 4  # the length is known only about: more are kept than shown, and the shown are chosen at the end
 SAME_TIME_S = 1e-6
-
-STDERR = 2
-ASKS_TO_DRAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-DRAINING = b"genlock: finishing the chunk in flight; interrupt once more to end at once\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,31 +136,6 @@ def warn_of_unknown_words(session: Any, timeline: Timeline) -> None:
             "`genlock generate --list-words` prints what it knows",
             err=True,
         )
-
-
-@contextmanager
-def drained_when_asked(session: Any, settings: Settings) -> Iterator[None]:
-    """While it lasts, the first signal that asks a command of one process to end lets the chunk in flight be the last,
-    and a second one interrupts it, as with a mesh, whose signals are its supervisor's.
-
-    Nothing is raised at the first: an interrupt that meets a library's callback is lost.
-    """
-    asking = [number for number in ASKS_TO_DRAIN if signal.getsignal(number) is not signal.SIG_IGN]
-    if settings.topology != "solo":
-        asking = []
-
-    def drain(*_: Any) -> None:
-        for number in asking:
-            signal.signal(number, signal.default_int_handler)
-        session.drain()
-        os.write(STDERR, DRAINING)  # unbuffered: what was interrupted may be a buffered write
-
-    before = {number: signal.signal(number, drain) for number in asking}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Moments:

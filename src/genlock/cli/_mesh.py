@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
 SMALLEST = 2  # ranks, where nobody said how many
 
 
-def take_part(settings: Settings, surroundings: Surroundings, jobs: Callable[[], Sequence[Job]]) -> None:
+def take_part(
+    settings: Settings, surroundings: Surroundings, jobs: Callable[[], Sequence[Job]], *, files: Sequence[Path] = ()
+) -> None:
     """Returns where the command is to go on. Otherwise ends it with the exit code of the run (`click.exceptions.Exit`).
 
-    jobs: what each rank loads; asked for on workers only, after the command line was checked.
+    jobs: what each rank loads; asked for on workers only, after the command line was checked. files: what rank 0 is to
+    write.
     """
     guards_off(settings)  # said before a rank is started, where it is no list of tripwires
     place = launch()
@@ -45,13 +49,15 @@ def take_part(settings: Settings, surroundings: Surroundings, jobs: Callable[[],
             where="--topology",
             remedy="add --topology tp",
         )
+    if settings.topology == "solo" and settings.mesh > 1:
+        raise UsageError(f"a mesh of {settings.mesh} and a topology of one", where="--mesh", remedy="add --topology tp")
     planted_faults(settings, ranks_of(settings, place))
     if place is None or (place.rank == 0 and place.supervised is None):  # the first process that there is
         warn_of_faults(settings)
     if settings.topology == "solo":
         return
     if place is None:
-        supervise_ranks(settings, surroundings)
+        supervise_ranks(settings, surroundings, files)
     elif place.rank > 0:
         from genlock.engine.worker import work
 
@@ -65,8 +71,9 @@ def ranks_of(settings: Settings, place: Launch | None) -> int:
     return settings.mesh or (SMALLEST if place is None else place.world)
 
 
-def supervise_ranks(settings: Settings, surroundings: Surroundings) -> None:
+def supervise_ranks(settings: Settings, surroundings: Surroundings, files: Sequence[Path]) -> None:
     from genlock.engine.supervisor import supervise
+    from genlock.generator.whole_file import sweep
 
     code = supervise(
         [sys.executable, "-m", "genlock", *surroundings.arguments],
@@ -75,4 +82,7 @@ def supervise_ranks(settings: Settings, surroundings: Surroundings) -> None:
         run_dir=None if settings.run_dir == "auto" else Path(settings.run_dir),
         faults=faults_from(settings.faults),
     )
+    with suppress(OSError):  # where it cannot be swept, the next run of that name does
+        for file in files:
+            sweep(file)
     raise click.exceptions.Exit(code)

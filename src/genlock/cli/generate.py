@@ -153,7 +153,8 @@ def command(
     check(**rest)
     profiled(settings)  # refused now, where it cannot be
     timeline = timeline_of(prompts, at_s, cuts_at_s, transition_s, timeline_file)
-    take_part(settings, surroundings, lambda: session_jobs(settings, **rest))
+    files = [path for path in (rest["out"], rest["sheet"]) if path is not None]
+    take_part(settings, surroundings, lambda: session_jobs(settings, **rest), files=files)
     deliver(Order(timeline=timeline, settings=settings, **rest), surroundings)
 
 
@@ -184,6 +185,11 @@ def check(
         raise VideoUnreadable("there is no such file", where=str(input_video))
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"a video of {seconds:g} seconds", where="--seconds", remedy="give more than 0")
+    named: dict[Path, str] = {}
+    for flag, path in (("--input", input_video), ("--out", out), ("--sheet", sheet)):
+        other = flag if path is None else named.setdefault(path.resolve(), flag)
+        if other != flag:
+            raise UsageError(f"the same file as {other}", where=flag, remedy="give each a name of its own")
     for path in (out, sheet):
         if path is not None and path.is_dir():
             raise InputOutputError("is a folder", where=str(path), remedy="name a file in it")

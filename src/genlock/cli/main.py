@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import pkgutil
+import signal
 import sys
 import time
 import traceback
@@ -93,11 +94,14 @@ def main(arguments: Sequence[str], surroundings: Surroundings) -> int:
     except SystemExit:  # what click makes of a reader of its output that has gone
         click.echo(
             one_line(
-                InputOutputError("nobody reads it any more", where="standard output", remedy="let its reader go on")
+                InputOutputError("nobody reads it any more", where="standard output", remedy="leave the pipe open")
             ),
             err=True,
         )
         return InputOutputError.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return UsageError.exit_code
     except Exception as error:  # noqa: BLE001 - the one place where an error of any kind ends the process
         if debug:
             traceback.print_exc()
@@ -147,6 +151,8 @@ def one_line(error: GenlockError) -> str:
 def run() -> NoReturn:
     """The entry point of the `genlock` script."""
     started_s = time.perf_counter()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # like an interrupt: what was begun is cleaned up
     share_the_cores()
     keep_freed_memory()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genlock.cli._asks import timeline_of_flags
+from genlock.cli._drain import drained_when_asked
 from genlock.cli._flags import asking_flags, mesh_flags, model_flag, plan_flag, seed_flag, told
 from genlock.cli._mesh import take_part
 from genlock.cli.main import Surroundings
@@ -78,5 +79,6 @@ def command(
 
     with surroundings.open_session(settings.model, seed=seed, settings=settings) as session:
         session.ask(timeline)
-        chunks = record(session, folder, seconds=seconds, case=case)
+        with drained_when_asked(session, settings):
+            chunks = record(session, folder, seconds=seconds, case=case)
     click.echo(f"{folder}: {chunks} chunks of case {case}")

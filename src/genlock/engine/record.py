@@ -49,7 +49,7 @@ def record(session: Session, folder: Path, *, seconds: float, case: str = "sessi
     delivered = 0
     policy = stream.policy
     chunk_s = session.engine.planner.settings.grid(policy.chunk_frames, video=False).chunk_s
-    while not events or (delivered < seconds * session.fps and not session.engine.generation.drain_asked):
+    while not events or (delivered < seconds * session.fps and not session.draining):
         made = session.engine.next_chunk()
         delivered += 0 if made.pixels is None else made.pixels.shape[0]
         events.append(_event(len(events), made, events, chunk_s))

@@ -21,6 +21,7 @@ from torch import Tensor
 from genlock.engine.job import Job
 from genlock.engine.recording import Case
 from genlock.engine.rounds import Engine, Generation, closing
+from genlock.engine.session import choose_device
 from genlock.engine.solo import Alone, load_stream
 from genlock.engine.warm_up import begin_job
 from genlock.errors import ReplayFailed
@@ -101,7 +102,7 @@ def case_job(case: Case, device: str = "cpu") -> Job:
         width=columns * SPATIAL_STRIDE,
         steps=len(case.schedule.get("step_list", (0,))),
         dtype=torch.float32,
-        device=torch.device(device),
+        device=choose_device(device),
         warm=False,
         pad_sink=case.pad_sink,
     )

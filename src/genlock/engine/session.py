@@ -92,7 +92,7 @@ class Session:
         self.words = tuple(words)
         self.notes = engine.generation.notes
         self._delivered = 0
-        self._draining = self._closed = False
+        self._drain_asked = self._closed = False
         self._asked_s: dict[int, float] = {}  # by a request's number: when it was made
         folder = engine.generation.rank_file.run_dir
         about = {**engine.generation.rank_file.about, "fps": self.fps}
@@ -181,9 +181,7 @@ class Session:
         Also until somebody asks it to end, or the mesh it runs on: the chunk in flight is then the last.
         """
         wanted = None if seconds is None else seconds * self.fps
-        while wanted is None or self._delivered < wanted:
-            if self._draining or self.engine.generation.drain_asked:
-                return
+        while not self.draining and (wanted is None or self._delivered < wanted):
             frames = self._input_frames()
             if self._video is not None and frames is None:
                 return
@@ -191,7 +189,12 @@ class Session:
 
     def drain(self) -> None:
         """Let the chunk in flight be the last of the stream. May be called from a signal's handler."""
-        self._draining = True
+        self._drain_asked = True
+
+    @property
+    def draining(self) -> bool:
+        """Whether somebody wants the stream to end, here or on the mesh it runs on."""
+        return self._drain_asked or self.engine.generation.drain_asked
 
     def _next(self, frames: Tensor | None) -> Chunk:
         began_s = self.trace.clock()
@@ -405,6 +408,6 @@ def choose_steps(own: tuple[int, ...], count: int | None) -> tuple[int, ...]:
     """A model's own list, or `count` steps spread evenly over the same range. Raises UsageError."""
     if count is None or count == len(own):
         return own
-    if count < 1:
-        raise UsageError(f"{count} denoise steps", where="--steps", remedy="give 1 or more")
+    if not 1 <= count <= own[0]:
+        raise UsageError(f"{count} denoise steps", where="--steps", remedy=f"give 1 to {own[0]}")
     return tuple(own[0] - round(own[0] * index / count) for index in range(count))

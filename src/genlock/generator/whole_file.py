@@ -5,7 +5,9 @@ Knows nothing of what is written.
 
 from __future__ import annotations
 
+import glob
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +23,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     full disk) inside the block.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path, str(os.getpid()))
     try:
         _check_place(path)
+        sweep(path)
         try:
             partial.touch()
             yield partial
@@ -33,6 +36,28 @@ def whole_file(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputOutputError(f"cannot write: {error.strerror or error}", where=str(path)) from None
+
+
+def sweep(path: Path) -> None:
+    """Removes what processes of this host that were killed have left of `path`. Raises OSError."""
+    for left in path.parent.glob(_partial(Path(glob.escape(path.name)), "*").name):
+        pid = left.suffixes[-2].removeprefix(".")
+        if pid.isdecimal() and not _lives(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _partial(path: Path, pid: str) -> Path:
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{pid}.partial")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _check_place(path: Path) -> None:

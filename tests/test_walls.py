@@ -158,6 +158,15 @@ def test_a_dangerous_thing_has_one_home(dotted: str, home: str | None) -> None:
             assert not mentions(path, dotted), f"{name_of(path)} uses {dotted}; its home is {home or 'nowhere'}"
 
 
+@pytest.mark.parametrize("name", ["barrier", "monitored_barrier", "cuda", "current_device", "set_default_device"])
+def test_what_waits_for_all_or_guesses_a_device_is_never_called(name: str) -> None:
+    """A barrier on the way out waits for who is gone; a device is handed in."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == name
+            assert not called, f"{name_of(path)}:{node.lineno} calls {name}"  # type: ignore[attr-defined]
+
+
 def test_a_pickle_is_only_ever_read_as_plain_weights() -> None:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):

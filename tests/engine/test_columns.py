@@ -38,6 +38,10 @@ class Alone:
 @pytest.fixture
 def phase_b(monkeypatch: pytest.MonkeyPatch) -> PhaseB:
     monkeypatch.setattr(collectives, "dist", Alone())
+    return made()
+
+
+def made() -> PhaseB:
     group = Group(handle=None, rank=0, size=1, backend="gloo")  # type: ignore[arg-type]
     door = Mesh(group, device=torch.device("cpu"))
     generator = Generator(TOY, door)
@@ -67,6 +71,17 @@ def run(phase_b: PhaseB, call_id: int, *, payload: torch.Tensor = PAYLOAD) -> Ve
         manifest_digest=0,
     )
     return phase_b.run(header, chunk, payload)[1]  # type: ignore[arg-type]
+
+
+def test_what_a_rank_is_made_of_generates_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constructor that made a collective would wait for ranks that are elsewhere: warm-up is a phase of its own."""
+
+    def generated(*_: object, **__: object) -> None:
+        pytest.fail("a generator call")
+
+    monkeypatch.setattr(collectives, "dist", None)
+    monkeypatch.setattr(Generator, "__call__", generated)
+    assert made().stream.observed_calls == 0
 
 
 def change_weight(phase_b: PhaseB) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from tests.ranks import Ranks
 
 from genlock.errors import DeviceUnavailable
+from genlock.fabric import groups
 from genlock.fabric.groups import Group, backend_of, device_of, leave
 from genlock.settings import NCCL_DEFAULTS, Launch, rank_environment
 
@@ -47,6 +50,27 @@ def test_ranks_take_devices_in_turn() -> None:
     assert [device_of(place(rank, 4), "cuda", devices=2).index for rank in range(4)] == [0, 1, 0, 1]
     with pytest.raises(DeviceUnavailable, match="rank 1"):
         device_of(place(1, 2), "cuda", devices=0)
+
+
+def test_a_device_is_taken_before_anything_is_formed_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes first otherwise is on the first device, whoever's it is."""
+    done: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr(groups.dist, "init_process_group", lambda backend, **_: done.append(backend))
+    monkeypatch.setattr(groups, "_whole", lambda: None)
+    device = device_of(place(1, 2), "cuda", devices=2)
+    groups.form(place(1, 2), device=device, timeout_s=1.0)
+    assert done == [torch.device("cuda", 1), "nccl"]
+
+
+def test_a_group_that_cannot_be_taken_apart_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(groups.dist, "destroy_process_group", lambda: never.wait(60))
+    begun_s = time.monotonic()
+    assert not leave(Group(handle=None, rank=0, size=2, backend="gloo"), within_s=0.05)  # type: ignore[arg-type]
+    assert time.monotonic() - begun_s < 10
+    never.set()
 
 
 def test_a_rank_that_is_no_member_has_nothing_to_leave() -> None:

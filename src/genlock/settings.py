@@ -102,7 +102,7 @@ class Settings:
         default="auto",
         doc="what the cache is rebuilt from before a chunk: `R0a` exact, `R0` latents only, `R1` never; "
         "`auto` is the model's own",
-        parity=Parity.RANK_0,
+        parity=Parity.ALL_RANKS,
         choices=("auto", "R0a", "R0", "R1"),
     )
     strict: bool = _option(

@@ -12,7 +12,7 @@ import torch
 from genlock.engine.job import manifest
 from genlock.engine.mesh_rank import effective
 from genlock.engine.session import session_job
-from genlock.settings import Settings
+from genlock.settings import Parity, Settings, options
 from genlock.wire.kinds import Plan
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -98,3 +98,19 @@ def test_hosts_may_differ_in_cores_that_no_thread_uses(monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "cpu_count", lambda: 1000)
     assert manifest(settings, jobs, size=2) == here
     assert here["threads"] == torch.get_num_threads()
+
+
+def test_what_a_worker_makes_its_job_of_is_compared_at_gate_1(model_folder: Path) -> None:
+    read: set[str] = set()
+
+    class Told(Settings):
+        def __getattribute__(self, name: str) -> object:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    told = Told(model=str(model_folder), device="cpu", topology="tp", mesh=2)
+    read.clear()
+    session_job(told)
+    parity = {option.name: option.parity for option in options()}
+    assert {"model", "regime", "topology"} <= read
+    assert {parity[name] for name in read & parity.keys()} == {Parity.ALL_RANKS}

@@ -48,7 +48,6 @@ _WORDS = {  # the values of a scalar that is a word
     "regime": ("R0a", "R0", "R1"),
     "recache": ("switch", "rebase"),
 }
-_MAY_BE_NONE = ("regime", "recache", "fault")
 _SECONDS = ("wait_seconds", "payload_seconds", "generation_seconds")
 _OFTEN = {"scalar": 6, "of_result": 3, "of_fault": 3, "shape": 3, "dtype": 2, "presence": 2, "payload": 2}
 SEED_MOST = 2**64 - 1

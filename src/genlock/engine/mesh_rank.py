@@ -33,7 +33,7 @@ from genlock.fabric.collectives import Mesh
 from genlock.fabric.connection import BEACON, Connection, connect, listen
 from genlock.fabric.gates import GateGuest, GateKeeper
 from genlock.fabric.liveness import Watch, told_as
-from genlock.observe.process import age_s, memory_bytes
+from genlock.observe.process import age_s
 from genlock.observe.rank_file import Moment, RankFile
 from genlock.observe.run_folder import leave_shared_folder, shared_folder
 from genlock.settings import Guard, Launch, Phase, Settings, faults_from, guards_off, mesh_deadlines
@@ -48,6 +48,7 @@ MODULES_OF = {
     Part.DECODER: ("genlock.media.vae",),
 }
 
+MEMORY = "memory."  # of a kind, as a rank reports it
 ALWAYS_COMPARED = ("setting.faults", "setting.guards_off")  # also where nothing else is
 
 
@@ -182,12 +183,10 @@ class MeshRank:
         if self.rank:
             check_loaded(job.plan, sys.modules)
         self._spent("warm-up")
-        memory = torch.cuda.max_memory_reserved() if job.device.type == "cuda" else memory_bytes().get("rss", 0)
         self.rank_file.write(Moment.READY)
+        memory = {f"{MEMORY}{kind}": count for kind, count in self.rank_file.held(Moment.READY).items()}
         graphs = {} if self.census is None else self.census.manifest()
-        self.reports = self.gate(
-            "gate 2b", {"compile": job.compile, **graphs}, {"memory_bytes": memory, **self.seconds}
-        )
+        self.reports = self.gate("gate 2b", {"compile": job.compile, **graphs}, {**memory, **self.seconds})
         if self.census is not None:
             self.census.closed = True
         groups.shorten(self.group, self.deadlines.group_s)
@@ -243,6 +242,11 @@ def passing_folder(place: Launch, settings: Settings) -> Path | None:
         return None
     run_id = quote(place.run_id, safe="") or "none"
     return Path(tempfile.gettempdir()) / f"genlock-run-{os.getuid()}-{place.master_port}-{run_id}"
+
+
+def memory_of(said: Mapping[str, ManifestValue]) -> dict[str, int]:
+    """Bytes by kind, of what a rank reported at gate 2b."""
+    return {name.removeprefix(MEMORY): int(held) for name, held in said.items() if name.startswith(MEMORY)}
 
 
 def share_threads(settings: Settings, place: Launch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from genlock.engine.job import Job, ManifestValue
-from genlock.engine.mesh_rank import MeshRank
+from genlock.engine.mesh_rank import MeshRank, memory_of
 from genlock.engine.warm_up import begin_job, count, warm_envelope
 from genlock.errors import EnvelopeRefused, GenlockError, UsageError
 from genlock.fabric.channel import Leader
@@ -88,7 +88,7 @@ class InLockstep:
                 "start_s": {
                     name.removesuffix("_s"): held[name] for name in ("launch_s", "start_s", "load_s", "warm-up_s")
                 },
-                "memory_bytes": {"ready": {"rss": held["memory_bytes"]}},
+                "memory_bytes": {"ready": memory_of(held)},
             }
             for rank, held in self._rank.reports.items()
         }
@@ -193,9 +193,11 @@ class InLockstep:
 
 def rank_note(rank: int, said: Mapping[str, ManifestValue]) -> str:
     """One line of what a rank reported at gates 2a and 2b."""
-    megabytes = {name: float(said[name]) / 1e6 for name in ("bytes_read", "bytes_total", "memory_bytes")}
+    memory = memory_of(said)
+    megabytes = {name: float(said[name]) / 1e6 for name in ("bytes_read", "bytes_total")}
+    megabytes["held"] = (memory.get("cuda_reserved_peak") or memory.get("rss", 0)) / 1e6
     took_s = sum(float(said[name]) for name in ("launch_s", "start_s", "load_s", "warm-up_s"))
     return (
         f"rank {rank}: read {megabytes['bytes_read']:.1f} of {megabytes['bytes_total']:.1f} MB of weights, "
-        f"holds {megabytes['memory_bytes']:.0f} MB, ready after {took_s:.1f} s"
+        f"holds {megabytes['held']:.0f} MB, ready after {took_s:.1f} s"
     )

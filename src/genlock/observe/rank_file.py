@@ -72,6 +72,10 @@ class RankFile:
             if moment is Moment.READY:
                 raise
 
+    def held(self, moment: Moment) -> Mapping[str, int]:
+        """Bytes by kind, at a moment that has been."""
+        return self._memory[moment]
+
     def values(self) -> dict[str, Any]:
         """What the file holds. Seconds, bytes, counts; start: seconds of each phase of the start that is over."""
         trace = self.trace

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from genlock.engine.decoding import Decoding
 from genlock.engine.job import Job
 from genlock.engine.planted import preparation_altered
 from genlock.generator.config import pixel_frames
 from genlock.generator.model_folder import ModelFolder
 from genlock.generator.presets import Preset
 from genlock.generator.schedule import Schedule
-from genlock.observe.trace import ABSORB, PLAN, VAE_DECODE, VAE_ENCODE, SpanOf
+from genlock.observe.trace import ABSORB, PLAN, VAE_ENCODE, SpanOf
 from genlock.settings import FaultKind
 from genlock.wire.envelope import Envelope
 from genlock.wire.events import Events
@@ -68,7 +69,7 @@ class Parts:
                 remembered=remembered,
                 span_of=span_of,
             )
-        self._decoder: Any = None
+        self.decode = Decoding(self.vae, span_of)
 
     def sources(self) -> Sources:
         """What turns words and pixels into tensors."""
@@ -112,16 +113,6 @@ class Parts:
         for _ in range(2) if vae.decoder is not None else ():
             latents = torch.zeros(1, chunk, job.config.latent_channels, rows, columns, device=self.device)
             _, state = vae.decode_chunk(state, latents)
-
-    def decode(self, latents: Tensor, *, fresh: bool) -> Tensor | None:
-        """Clamped pixels [T, 3, H, W] of latents [F, C, h, w]; fresh: a cut begins a new stream of pixels. None without
-        a decoder."""
-        if self.vae is None or self.vae.decoder is None:
-            return None
-        before = None if fresh else self._decoder
-        with self._span_of(VAE_DECODE):
-            frames, self._decoder = self.vae.decode_chunk(before, latents.float().unsqueeze(0))
-        return frames.squeeze(0).clamp(-1.0, 1.0)
 
 
 def stream_settings(used: Preset, job: Job, steps: tuple[int, ...], controls: Mapping[str, Any]) -> StreamSettings:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from genlock.engine.decoding import Decoding
 from genlock.generator.stream import OnCall, Stream
 from genlock.observe.rank_file import RankFile
-from genlock.observe.trace import ABSORB, FETCH, GENERATE, PACK, PLAN, VAE_DECODE
+from genlock.observe.trace import ABSORB, FETCH, GENERATE, PACK, PLAN
 from genlock.wire.envelope import Envelope, check_model
 from genlock.wire.events import Events
 from genlock.wire.kinds import LOADS
@@ -136,7 +137,7 @@ class Engine:
         self.sender = self.receiver = lifecycle
         self.trace = generation.rank_file.trace
         self.failed: BaseException | None = None  # what ended the latest chunk
-        self._decoder: Any = None
+        self._decode = Decoding(vae, self.trace.span)
 
     @property
     def stream(self) -> Stream:
@@ -211,13 +212,3 @@ class Engine:
 
         with self.trace.span(FETCH):
             return to_uint8(pixels).permute(0, 2, 3, 1).contiguous().cpu()
-
-    def _decode(self, latents: Tensor, *, fresh: bool) -> Tensor | None:
-        """Clamped pixels [T, 3, H, W]; a cut begins a new stream of pixels."""
-        if self.vae is None:
-            return None
-        with self.trace.span(VAE_DECODE):
-            frames, self._decoder = self.vae.decode_chunk(
-                None if fresh else self._decoder, latents.float().unsqueeze(0)
-            )
-        return frames.squeeze(0).clamp(-1.0, 1.0)

@@ -12,13 +12,17 @@ import re
 import stat
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from genlock.errors import InputOutputError, UsageError
+from genlock.observe.process import age_s
 
 RUN_FILE, FAILURE_FILE = "run.json", "failure.json"  # of rank 0; of the supervisor, where the run failed
 PICTURES_MOST, ASKED_MOST = 64, 200
+VERSIONS_OF = ("genlock", "torch")
 
 
 def new_folder(path: Path) -> Path:
@@ -82,13 +86,14 @@ def _remove(folder: Path, ranks: Collection[int], *, least: int | None = None) -
 class RunNotes:
     """What rank 0 alone knows of a run, in its folder: `run.json`, and a small picture of each chunk's first frame.
 
-    about: JSON values. Both are bounded: of a long run every second picture goes whenever there are too many, and of
-    what was asked the newest is kept. Raises InputOutputError when it is made, not later: a stream does not end because
-    nobody can write down how it goes.
+    about: JSON values; when this process was started and the versions it runs are put before them. Both files are
+    bounded: of a long run every second picture goes whenever there are too many, and of what was asked the newest is
+    kept. Raises InputOutputError when it is made, not later: a stream does not end because nobody can write down how it
+    goes.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        self.folder, self._about = folder, dict(about)
+        self.folder, self._about = folder, {"started": started(), "versions": versions(), **about}
         self._asked: list[dict[str, Any]] = []
         self._pictured: list[int] = []
         self._every = 1
@@ -122,6 +127,20 @@ class RunNotes:
     def _write(self) -> None:
         held = {**self._about, "asked": self._asked}
         write_whole(self.folder / RUN_FILE, (json.dumps(held, indent=1) + "\n").encode())
+
+
+def started() -> str:
+    """The time of day when this process was started, to the second."""
+    return (datetime.now(UTC) - timedelta(seconds=age_s())).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """As installed; of what is not, nothing."""
+    found = {}
+    for name in VERSIONS_OF:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def write_whole(path: Path, content: bytes) -> None:

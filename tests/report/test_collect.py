@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from genlock.errors import InputOutputError
 from genlock.observe.recorder import MARK, PHASE, SPAN, Entry, Recorder, recorder_path
 from genlock.observe.run_folder import PICTURES_MOST, RunNotes
+from genlock.observe.timeline import chrome_trace, read_timeline
 from genlock.observe.trace import DELIVERED, GENERATE, VAE_DECODE
 from genlock.report.collect import CHUNKS_MOST, FIRST_CHUNKS, SPANS_MOST, collect
 from genlock.report.page import report_page
@@ -64,10 +66,47 @@ def stream(chunks: int, generate_s: float, decode_s: float, hidden_s: float) -> 
 
 def test_the_arithmetic_that_fits_comes_first() -> None:
     alone = fits(chunk_times(stream(8, generate_s=0.4, decode_s=0.3, hidden_s=0.0)))
-    assert (alone[0].formula, round(alone[0].says_ms), round(alone[0].off, 6)) == ("G + D + E", 700, 0)
+    assert (alone[0].formula, round(alone[0].says_ms), round(alone[0].off, 6)) == ("G + V + E", 700, 0)
     hidden = fits(chunk_times(stream(8, generate_s=0.4, decode_s=0.3, hidden_s=0.3)))
     assert all(round(fit.says_ms) == 400 for fit in hidden)
     assert fits([]) == []
+
+
+def recorded(folder: Path, rank: int, spans: list[Entry]) -> None:
+    recorder = Recorder(recorder_path(folder, rank), 8, spans=64)
+    for each in spans:
+        ids = {"call_id": each.call_id, "chunk": each.chunk, "op": each.op}
+        span = recorder.begin(each.kind, began_s=each.seconds, text=each.text, **ids)
+        if each.until_s is not None:
+            recorder.end(span, each.until_s)
+    recorder.close()
+
+
+def test_the_span_of_a_stopped_rank_goes_on_to_the_end_of_the_run(tmp_path: Path) -> None:
+    """Not to its own last note, which is where that span begins: nothing would be seen of it."""
+    recorded(tmp_path, 0, [entry(PHASE, Phase.LAUNCH, 5.0, 6.0), entry(PHASE, Phase.CALL, 11.0, 20.0)])
+    stopped = replace(entry(PHASE, Phase.CALL, 11.0, 0.0), until_s=None)
+    recorded(tmp_path, 1, [entry(PHASE, Phase.LAUNCH, 5.0, 6.0), stopped])
+    held = collect(tmp_path)
+    drawn = [(began, length) for rank, *_, began, length, _, _, _, ended in held["spans"] if rank == 1 and not ended]
+    assert drawn == [(6_000_000, 9_000_000)]
+    assert [rank["seen_s"] for rank in held["ranks"]] == [15.0, 6.0]
+    traced = [e for e in chrome_trace(read_timeline(tmp_path))["traceEvents"] if "never ended" in e["args"]]
+    assert [(event["pid"], event["ts"], event["dur"]) for event in traced] == [(1, 6e6, 9e6)]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "counts"),
+    [
+        (1, {"periods": 0, "steady": False, "longest_ms": None, "timed_chunks": 0, "late_chunks": None}),
+        (2, {"periods": 1, "steady": False, "longest_ms": None, "timed_chunks": 1, "late_chunks": 1}),
+        (4, {"periods": 2, "steady": True, "longest_ms": 1000.0, "timed_chunks": 3, "late_chunks": 3}),
+    ],
+)
+def test_a_figure_of_one_period_is_not_said_twice(tmp_path: Path, chunks: int, counts: dict[str, object]) -> None:
+    figures = collect(long_run(tmp_path, chunks))["figures"]
+    assert {name: figures[name] for name in counts} == counts
+    assert figures["period_p95_ms"] is None, "of so few it would be the longest"
 
 
 def long_run(folder: Path, chunks: int) -> Path:
@@ -97,6 +136,7 @@ def test_the_page_of_a_long_run_stays_small(tmp_path: Path) -> None:
     assert len(held["chunks"]) == CHUNKS_MOST
     assert (held["chunks_left_out"], held["chunks_lost"], held["ended"]) == (1200 - CHUNKS_MOST, 0, False)
     assert held["figures"]["frames"] == 12 * 1200
+    assert held["figures"]["period_p95_ms"] == pytest.approx(1000)
     assert PICTURES_MOST / 2 <= len(held["pictures"]) <= PICTURES_MOST
     assert len(report_page([{**held, "pictures": {}}])) < PAGE_MOST
 

@@ -58,9 +58,13 @@ def test_a_failed_run_is_shown_with_its_first_cause(browser: Any, killed: Path, 
     write_report([killed], tmp_path / "r.html")
     page, said = opened(browser, tmp_path / "r.html", viewport={"width": 1200, "height": 900})
     assert page.locator(".pill").inner_text() == "failed: GL-RANK-01"
-    assert "rank 1, in phase generator call, chunk 2" in page.locator(".failure").inner_text()
+    who = r"rank 1 \(pid \d+\), in phase generator call, call \d+, chunk 2"
+    assert re.search(who, page.locator(".failure").inner_text()), "as the terminal says it"
     unended = page.locator("#timeline rect.open")
     assert unended.count() >= 1
+    silent = page.locator("#timeline rect[fill='url(#silent)']")
+    assert silent.count() >= 1, "the killed rank was in its span to the end"
+    assert "without a sign of life" in page.locator(".keys").first.inner_text()
     before = page.locator("#timeline rect.span").count()
     assert before > 20
     page.click("#last")
@@ -93,6 +97,13 @@ def test_the_page_is_readable_in_light_and_dark_and_on_a_phone(browser: Any, alo
     page, _ = opened(browser, tmp_path / "r.html", viewport={"width": 390, "height": 800})
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, "only charts and tables scroll to the side"
+    beyond = page.locator(".chart.scroll text").evaluate_all(
+        "all => all.filter(e => e.getBoundingClientRect().right > 390).length"
+    )
+    assert beyond == 0, "what bars say is on the screen"
+    said_of = page.locator("th", has_text="measured is").bounding_box()
+    assert said_of is not None
+    assert said_of["x"] + said_of["width"] <= 390
     page.close()
 
 
@@ -103,6 +114,11 @@ def test_two_runs_are_held_beside_each_other(browser: Any, killed: Path, alone: 
     assert "→" in page.locator("[data-figure=period_ms] b").inner_text()
     assert page.locator("[data-figure=period_ms] .delta").inner_text()[0] in "+−"
     assert page.locator("th", has_text="B − A").count() == 1
+    differences = page.locator("table", has_text="B − A").locator("tbody td:last-child").all_inner_texts()
+    assert all(re.fullmatch(r"[+−][\d,.]+|0\.0", words) for words in differences), differences
+    assert "NaN" not in page.locator("main").inner_text()
+    assert re.match(r"\d of 2 → \d of 1\n", page.locator("[data-figure=late_chunks]").inner_text())
+    assert page.locator("[data-figure=late_chunks] .delta").count() == 0
     assert page.locator(".periods").count() == 2
     assert said == []
     page.close()

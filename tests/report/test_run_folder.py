@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,10 @@ def test_a_chunks_parts_add_up_to_its_period(alone: Path) -> None:
     assert [chunk[0] for chunk in held["chunks"]] == [*range(LAST_CHUNK + 1)]
     for _, _, _, period, parts in held["chunks"][1:]:
         assert sum(parts.values()) == pytest.approx(period, abs=0.06 * len(PARTS))
-    assert held["fits"][0]["formula"] == "G + D + E", "nothing hides where one rank does all"
+    assert held["fits"][0]["formula"] == "G + V + E", "nothing hides where one rank does all"
+    assert [*held["about"]["versions"]] == ["genlock", "torch"]
+    lived_s = held["ranks"][0]["first_at"] - datetime.fromisoformat(held["started"]).timestamp()
+    assert -1 <= lived_s < 60, "the first note comes soon after the process was started"
     assert [asked["words"] for asked in held["asked"]] == ["a red boat at sea", "a blue car at night"]
     assert all(asked["shown_s"] for asked in held["asked"])
     assert [*held["pictures"]] == [*range(LAST_CHUNK + 1)]

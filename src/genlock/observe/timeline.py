@@ -41,6 +41,12 @@ class RankLine:
         kinds = (PHASE, SPAN, MARK)
         return [e for e in self.entries if e.kind in kinds or (e.kind == COLLECTIVE and e.until_s is None)]
 
+    @property
+    def seen_s(self) -> float:
+        """Of the run: the last moment this rank is known to have lived."""
+        own_s = max((max(entry.seconds, entry.until_s or 0.0) for entry in self.entries), default=0.0)
+        return own_s + self.shift_s
+
 
 def read_timeline(run_dir: Path) -> dict[int, RankLine]:
     """Every rank of a run, by rank. Raises InputOutputError where there is no recorder, or one is damaged."""
@@ -75,21 +81,22 @@ def timeline(held: Mapping[int, tuple[Writer, Sequence[Entry]]]) -> dict[int, Ra
     }
 
 
-def end_s(line: RankLine) -> float:
-    """Of its own clock: the last moment a rank is known to have lived; spans that never ended are drawn to here."""
-    return max((max(entry.seconds, entry.until_s or 0.0) for entry in line.entries), default=0.0)
+def end_s(lines: Mapping[int, RankLine]) -> float:
+    """Of the run: the last moment any rank is known to have lived. Spans that never ended are drawn to here: others
+    waited for a rank that was stopped in one until then."""
+    return max(line.seen_s for line in lines.values())
 
 
 def chrome_trace(lines: Mapping[int, RankLine]) -> dict[str, Any]:
     """As Chrome's tracing and Perfetto read it: ranks are processes, phases, spans within them and collectives are
     rows of it, failures are moments. Times in microseconds from the run's first note."""
     events: list[dict[str, Any]] = []
+    last_s = end_s(lines)
     for rank, line in lines.items():
         events += [
             _named("process_name", rank, 0, f"rank {rank} ({line.writer.host}, pid {line.writer.pid})"),
             *(_named("thread_name", rank, row, ROW_NAMES[kind]) for kind, row in ROWS.items()),
         ]
-        last_s = end_s(line)
         events += [event for entry in line.entries if (event := _event(line, entry, last_s)) is not None]
     return {
         "displayTimeUnit": "ms",
@@ -112,7 +119,7 @@ def _event(line: RankLine, entry: Entry, last_s: float) -> dict[str, Any] | None
     ids = {word: value for name, word in ARGUMENTS.items() if (value := getattr(entry, name)) >= 0}
     event = {"name": entry.text, "cat": entry.kind, "pid": line.rank, "ts": _micros(entry.seconds + line.shift_s)}
     if entry.kind in ROWS:
-        until_s = last_s if entry.until_s is None else entry.until_s
+        until_s = last_s - line.shift_s if entry.until_s is None else entry.until_s
         if entry.until_s is None:
             ids["never ended"] = 1
         length = _micros(max(0.0, until_s - entry.seconds))

@@ -10,6 +10,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,7 @@ from genlock.report.parts import (
     PARTS,
     PHASES,
     START,
+    WARM_CHUNKS,
     ChunkTime,
     chunk_times,
     fits,
@@ -38,6 +40,7 @@ from genlock.settings import START_PHASES, Phase
 SPANS_MOST = 5000  # of all runs on a page: a quarter of a megabyte
 CHUNKS_MOST = 600
 FIRST_CHUNKS = 2  # kept beside the last ones, where not all can be
+P95_LEAST = 21  # periods: of fewer it would be the longest one
 KINDS = (PHASE, SPAN, MARK)
 WAITS = "waits in "  # before the name of a collective that was entered and not left
 Json = dict[str, Any]
@@ -53,12 +56,14 @@ def collect(run_dir: Path, *, runs: int = 1) -> Json:
     if not about and accounts:
         account = next(iter(accounts.values()))
         about = {name: value for name, value in account.items() if not isinstance(value, dict | list)}
+    began = [line for line in lines.values() if any(e.text == Phase.LAUNCH for e in line.entries)]
     names: list[str] = []
     spans, left_out = _spans(lines, names, SPANS_MOST // runs)
     shown = chunks[-(CHUNKS_MOST // runs) :]
     return {
         "folder": run_dir.name,
         "about": {name: value for name, value in about.items() if name != "asked"},
+        "started": about.get("started") or (_time_of_day(began[0]) if began else None),
         "asked": _asked(about, first),
         "ranks": [_rank(line, accounts.get(rank, {})) for rank, line in lines.items()],
         "parts": [*PARTS, OTHER],
@@ -67,7 +72,7 @@ def collect(run_dir: Path, *, runs: int = 1) -> Json:
         "names": names,
         "spans": spans,
         "spans_left_out": left_out,
-        "end_s": round(max(end_s(line) + line.shift_s for line in lines.values()), 4),
+        "end_s": round(end_s(lines), 4),
         "chunks": [_chunk(chunk, first.shift_s) for chunk in shown],
         "chunks_left_out": len(chunks) - len(shown),
         "chunks_lost": chunks[0].chunk if chunks else 0,
@@ -91,23 +96,33 @@ def figures(chunks: Sequence[ChunkTime], first: RankLine, fps: float | None) -> 
     made = [entry for entry in first.entries if entry.kind == SPAN and entry.text == GENERATE and entry.chunk >= 0]
     idle = [1e3 * (later.seconds - (e.until_s or later.seconds)) for e, later in pairwise(made)]
     begun = {entry.chunk for entry in first.entries if entry.kind == SPAN and entry.text == PLAN and entry.chunk >= 0}
+    timed = sum(chunk.period_ms is not None for chunk in chunks)
     late = [c for c in chunks if fps and c.period_ms is not None and c.period_ms > 1e3 * c.frames / fps]
     return {
         "chunks": len(chunks),
         "frames": sum(chunk.frames for chunk in chunks),
         "frames_per_s": _rounded(1e3 * sum(c.frames for c in counted) / sum(periods) if sum(periods) else None),
         "period_ms": _rounded(median(periods) if periods else None),
-        "period_p95_ms": _rounded(periods[min(len(periods) - 1, int(0.95 * len(periods)))] if periods else None),
+        "period_p95_ms": _rounded(periods[int(0.95 * len(periods))] if len(periods) >= P95_LEAST else None),
+        "longest_ms": _rounded(periods[-1] if len(periods) > 1 else None),
+        "periods": len(periods),
+        "steady": any(chunk.chunk >= WARM_CHUNKS for chunk in counted),
         "first_frame_s": _rounded(chunks[0].done_s - began[0] if chunks and began and not chunks[0].chunk else None),
         "prompt_ms": _rounded(median(latencies) if latencies else None),
         "mesh_idle_ms": _rounded(median(idle) if idle else None),
-        "late_chunks": len(late),
+        "late_chunks": len(late) if fps and timed else None,
+        "timed_chunks": timed,
         "dropped_chunks": len(begun - {chunk.chunk for chunk in chunks}),
     }
 
 
 def _length_s(entry: Entry) -> float | None:
     return None if entry.until_s is None else entry.until_s - entry.seconds
+
+
+def _time_of_day(line: RankLine) -> str:
+    """When the run's first note was made, by the clock of a rank."""
+    return datetime.fromtimestamp(line.writer.wall_offset_s - line.shift_s, UTC).isoformat(timespec="seconds")
 
 
 def _rounded(value: float | None) -> float | None:
@@ -134,7 +149,11 @@ def _rank(line: RankLine, account: Mapping[str, Any]) -> Json:
         "host": line.writer.host,
         "pid": line.writer.pid,
         "aligned_by": line.aligned_by,
-        "wall_offset_s": round(line.writer.wall_offset_s, 3),
+        "seen_s": round(line.seen_s, 4),
+        "first_at": round(min(e.seconds for e in line.entries) + line.writer.wall_offset_s, 3)
+        if line.entries
+        else None,
+        "seen_at": round(line.seen_s - line.shift_s + line.writer.wall_offset_s, 3),
         **{name: account[name] for name in wanted if name in account},
     }
 
@@ -144,8 +163,9 @@ def _spans(lines: Mapping[int, RankLine], names: list[str], most: int) -> tuple[
     left out between the first chunks and the last ones. names: is filled."""
     numbers: dict[str, int] = {}
     made: list[tuple[int, list[Any]]] = []
+    run_end_s = end_s(lines)
     for rank, line in lines.items():
-        last_s, inner = end_s(line), list[float]()
+        last_s, inner = run_end_s - line.shift_s, list[float]()
         for entry in sorted(line.spans, key=lambda e: (e.seconds, -(e.until_s or last_s))):
             until_s = last_s if entry.until_s is None else entry.until_s
             depth = 0

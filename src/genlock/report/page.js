@@ -19,26 +19,37 @@ const [PHASE, SPAN, MARK] = [0, 1, 2];
 // -- small things ------------------------------------------------------------------------------------------------
 
 function make(tag, attributes = {}, ...children) {
-  const drawn = ["svg", "g", "rect", "line", "text", "image", "path", "clipPath"].includes(tag);
+  const drawn = ["svg", "g", "rect", "line", "text", "image", "path", "clipPath", "pattern"].includes(tag);
   const node = drawn ? document.createElementNS(SVG, tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes))
-    if (value !== null && value !== undefined) node.setAttribute(name, value);
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+    if (known(value)) node.setAttribute(name, value);
+  node.append(...children.filter(known));
   return node;
 }
 
-const colour = (part) => `var(--${part.replace(", ", "-").replace(" ", "-")})`;
+const colour = (part) => `var(--${part.replace(/,? /g, "-")})`;
 const spanColour = (name) => (name.startsWith("waits in ") ? "var(--bad)" : colour(PART_OF[name] || "other"));
 const number = (value, digits = 0) =>
-  value === null || value === undefined
-    ? "–"
-    : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  known(value)
+    ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })
+    : "–";
 const seconds = (s) =>
   s < 1e-3 ? `${number(1e6 * s)} µs` : s < 1 ? `${number(1e3 * s, s < 0.1 ? 2 : 1)} ms` : `${number(s, 2)} s`;
 const plural = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;
 const megabytes = (bytes) => (bytes === undefined ? "–" : `${number(bytes / 1e6)} MB`);
 const letter = (at) => (runs.length > 1 ? "AB"[at] : "");
 const named = (at, what) => (runs.length > 1 ? `${letter(at)}: ${what}` : what);
+const known = (value) => value !== null && value !== undefined;
+const minus = (value, digits) => `${value < 0 ? "−" : value > 0 ? "+" : ""}${number(Math.abs(value), digits)}`;
+// Of two values as they are shown: what a reader would get who subtracts one from the other.
+function difference(a, b, digits) {
+  const shown = (value) => Math.round(value * 10 ** digits);
+  return known(a) && known(b) ? (shown(b) - shown(a)) / 10 ** digits : null;
+}
+const timeOfDay = (s, day) => {
+  const [date, time] = new Date(1e3 * s).toISOString().replace("Z", "").split("T");
+  return date === day ? time : `${date} ${time}`;
+};
 
 function hover(node, words) {
   node.addEventListener("pointerenter", () => {
@@ -66,9 +77,23 @@ function keys(pairs) {
     make(
       "ul",
       { class: "keys" },
-      ...pairs.map(([name, fill]) => make("li", {}, make("i", { style: `background:${fill}` }), name)),
+      ...pairs.map(([name, ...fills]) =>
+        make("li", {}, ...fills.map((fill) => make("i", { style: `background:${fill}` })), name),
+      ),
     ),
   );
+}
+
+const LEAST = 240; // pixels of a chart's width
+
+// A chart as wide as there is room, drawn again when that changes. draw: from the width to what is in the box.
+function chart(attributes, draw) {
+  const box = make("div", attributes),
+    room = make("div", {}, box);
+  page.append(room);
+  const again = () => box.replaceChildren(draw(Math.max(LEAST, room.clientWidth - 2)));
+  window.addEventListener("resize", again);
+  again();
 }
 
 function table(head, rows, about = () => "") {
@@ -123,6 +148,11 @@ function head() {
     const lost = run.chunks_lost
       ? ` The recorder has lost the chunks before ${run.chunks_lost}: no figure counts them.`
       : "";
+    const when = [
+      run.started ? `started ${run.started.slice(0, 19).replace("T", " ")} UTC` : null,
+      ...Object.entries(about.versions || {}).map(([name, version]) => `${name} ${version}`),
+      known(about.seed) ? `seed ${about.seed}` : null,
+    ].filter(known);
     const what = [
       `${about.model} ${about.width}×${about.height}`,
       ranks,
@@ -144,42 +174,55 @@ function head() {
         "p",
         { class: "soft" },
         (about.model ? what.join(" · ") : "What was run is not noted in this folder.") + lost,
+        when.length ? make("br") : null,
+        when.join(" · "),
       ),
     );
   });
   page.append(...titles);
 }
 
+// name, words, digits, 1 where more is better and -1 where less is; of counts there is no difference, as runs are of
+// different lengths.
 const TILES = [
   ["frames_per_s", "delivered frames/s", 1, 1],
-  ["period_ms", "period of a chunk, median, ms", 0, -1],
+  ["period_ms", () => `period of a chunk, ms, median of ${each("periods").join(" → ")}`, 0, -1],
   ["period_p95_ms", "period, 95 %, ms", 0, -1],
+  ["longest_ms", "the longest of these periods, ms", 0, -1],
   ["first_frame_s", "start to first frames, s", 1, -1],
   ["prompt_ms", "prompt to picture, median, ms", 0, -1],
   ["mesh_idle_ms", "generator waits, median, ms", 0, -1],
-  ["late_chunks", "chunks slower than they play", 0, -1],
-  ["frames", "frames delivered", 0, 0],
+  ["late_chunks", "chunks slower than they play", 0],
+  ["frames", "frames delivered", 0],
 ];
+const each = (name) => runs.map((run) => run.figures[name]);
 
 function tiles() {
+  const left = each("period_p95_ms").every(known) ? "longest_ms" : "period_p95_ms";
+  const shown = TILES.filter(([name]) => name !== left && (name !== "longest_ms" || each(name).some(known)));
   page.append(
     make(
       "div",
       { class: "tiles" },
-      ...TILES.map(([name, words, digits, better]) => {
-        const values = runs.map((run) => run.figures[name]);
-        const shown = values.map((value) => number(value, digits)).join(" → ");
-        const known = runs.length > 1 && values.every((value) => value !== null && value !== undefined);
-        const delta = known
-          ? make("span", { class: `delta ${verdict(values[1] - values[0], better)}` }, change(values, digits))
-          : null;
-        const lost = name === "frames" ? runs.map((run) => run.figures.dropped_chunks) : [];
-        const said = lost.some(Boolean) ? `${words}; chunks begun and dropped: ${lost.join(" → ")}` : words;
+      ...shown.map(([name, words, digits, better]) => {
+        const values = each(name);
+        const of = name === "late_chunks" ? each("timed_chunks") : [];
+        const figures = values.map((value, at) => number(value, digits) + (known(value) && of[at] ? ` of ${of[at]}` : ""));
+        const delta =
+          better && runs.length > 1 && values.every(known)
+            ? make("span", { class: `delta ${verdict(values[1] - values[0], better)}` }, change(values, digits))
+            : null;
+        const lost = name === "frames" ? each("dropped_chunks") : [];
+        const said = typeof words === "string" ? words : words();
         return make(
           "div",
           { class: "tile", "data-figure": name },
-          make("b", {}, shown),
-          make("span", { class: "soft" }, said),
+          make("b", {}, figures.join(" → ")),
+          make(
+            "span",
+            { class: "soft" },
+            lost.some(Boolean) ? `${said}; chunks begun and dropped: ${lost.join(" → ")}` : said,
+          ),
           delta ? make("br") : null,
           delta,
         );
@@ -189,11 +232,10 @@ function tiles() {
 }
 
 function change([a, b], digits) {
-  const sign = b >= a ? "+" : "−";
-  const share = a ? ` (${sign}${number(100 * Math.abs(b / a - 1))} %)` : "";
-  return `${sign}${number(Math.abs(b - a), digits)}${share}`;
+  const share = a ? ` (${minus(Math.round(100 * (b / a - 1)), 0)} %)` : "";
+  return minus(difference(a, b, digits), digits) + share;
 }
-const verdict = (difference, better) => (difference * better > 0 ? "better" : difference * better < 0 ? "worse" : "");
+const verdict = (grown, better) => (grown * better > 0 ? "better" : grown * better < 0 ? "worse" : "");
 
 function failures() {
   runs.forEach((run, at) => {
@@ -201,11 +243,13 @@ function failures() {
     if (!first) return;
     const place = [
       `in phase ${first.phase}`,
+      first.call_id >= 0 ? `call ${first.call_id}` : "",
       first.chunk >= 0 ? `chunk ${first.chunk}` : "",
-      first.op > 0 ? `after ${first.op} collectives` : "",
+      first.op > 0 ? `after ${plural(first.op, "collective")}` : "",
     ]
       .filter(Boolean)
       .join(", ");
+    const pid = first.pid > 0 ? ` (pid ${first.pid})` : "";
     const told = first.told_by >= 0 && first.told_by !== first.rank ? `, as rank ${first.told_by} says` : "";
     const others = run.causes.filter((cause) => !(cause.rank === first.rank && cause.code === first.code));
     page.append(
@@ -218,7 +262,7 @@ function failures() {
           {},
           ...[
             ["what", `${first.code}: ${first.text}`],
-            ["who", `rank ${first.rank}, ${place}${told}`],
+            ["who", `rank ${first.rank}${pid}, ${place}${told}`],
             ["remedy", first.remedy],
             ...others.map((cause) => [`rank ${cause.rank} wrote`, `${cause.code}: ${cause.text} (${cause.phase})`]),
           ].flatMap(([word, text]) => [make("dt", {}, word), make("dd", {}, text)]),
@@ -241,10 +285,10 @@ function timelineRows() {
   runs.forEach((run, at) => {
     if (run.asked.length) rows.push({ run, at, kind: "asked", height: 18 });
     if (Object.keys(run.pictures).length) rows.push({ run, at, kind: "pictures", height: THUMB + 4 });
-    for (const { rank } of run.ranks) {
+    for (const { rank, seen_s } of run.ranks) {
       const own = run.spans.filter((span) => span[0] === rank);
       const deep = Math.max(-1, ...own.filter((span) => span[1] === SPAN).map((span) => span[3]));
-      rows.push({ run, at, kind: "rank", rank, height: (deep + 2) * ROW + GAP, spans: own });
+      rows.push({ run, at, kind: "rank", rank, seen_s, height: (deep + 2) * ROW + GAP, spans: own });
     }
   });
   let top = AXIS;
@@ -262,7 +306,10 @@ function spanWords(run, [rank, kind, name, , began, length, call, chunk, count, 
     `begins at ${number(began / 1e6, 3)} s`,
   ];
   if (kind === PHASE && count > 0) lines.push(`${plural(count, "collective")} before it`);
-  if (!ended) lines.push("never ended: the rank was in it when it was last seen");
+  if (!ended) {
+    const { seen_s } = run.ranks.find((each) => each.rank === rank);
+    lines.push(`never ended: the rank was in it at ${number(seen_s, 3)} s, its last sign of life`);
+  }
   return lines.join("\n");
 }
 
@@ -297,24 +344,34 @@ function timeline() {
       button("closer", () => zoom(0.5), "closer"),
       button("wider", () => zoom(2), "wider"),
       button("all", () => show(0, end), "all"),
-      few.length > 1
+      few.length > 1 || (few.length && failed)
         ? button("last chunks", () => show(few[0][1] - 0.02, failed ? end : few[few.length - 1][1] + 0.05), "last")
         : null,
       make("span", { class: "soft", id: "window" }),
     ),
     box,
   );
+  const unended = runs.some((run) => run.spans.some((span) => !span[9]));
   keys([
-    ["generator: denoise", colour("denoise")],
+    ["generator call, denoise", colour("denoise")],
     ["recompute", colour("recompute")],
+    ["generate, what is left of it", colour("generate, rest")],
     ["hand out", colour("hand out")],
-    ["checks, verdict", colour("checks")],
+    ["checks, rendezvous", colour("checks")],
     ["decode, deliver", colour("decode")],
     ["encode, warm-up", colour("encode")],
     ["plan, load", colour("plan")],
+    ["load media", colour("load media")],
     ["write", colour("write")],
-    ["waiting", colour("idle")],
-    ["other", colour("other")],
+    ["gates 1, 2a, 2b", colour("gate 1"), colour("gate 2a"), colour("gate 2b")],
+    ["idle", colour("idle")],
+    ["launch, other", colour("other")],
+    ...(unended
+      ? [
+          ["waits in a collective and does not come out", "var(--bad)"],
+          ["in it to the end, without a sign of life", "var(--silent)"],
+        ]
+      : []),
   ]);
 
   function show(from, to) {
@@ -336,6 +393,13 @@ function timeline() {
     const x = (s) => LEFT + ((s - view.from) / length) * room;
     const svg = make("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
     svg.append(make("clipPath", { id: "room" }, make("rect", { x: LEFT, y: 0, width: room, height })));
+    svg.append(
+      make(
+        "pattern",
+        { id: "silent", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+        make("rect", { width: 2.5, height: 6, fill: "var(--bad)" }),
+      ),
+    );
     const inside = make("g", { "clip-path": "url(#room)" });
     const step = steps(length, room / 110),
       digits = Math.max(0, -Math.floor(Math.log10(step)));
@@ -362,7 +426,7 @@ function timeline() {
       const asked = run.asked.filter((each) => each.shown_s !== null);
       asked.forEach((each, index) => {
         const from = x(each.shown_s),
-          to = index + 1 < asked.length ? x(asked[index + 1].shown_s) : width;
+          to = x(index + 1 < asked.length ? asked[index + 1].shown_s : run.end_s);
         if (to < LEFT || from > width) return;
         const start = Math.max(from, LEFT),
           letters = Math.floor((to - start - 12) / 5.6);
@@ -429,7 +493,8 @@ function timeline() {
         to = x((began + length) / 1e6);
       if (to < LEFT || from > width || kind === MARK || (kind === SPAN && to - from < 0.25)) continue;
       const top = row.top + (kind === PHASE ? 0 : (depth + 1) * ROW);
-      const wide = Math.max(kind === PHASE ? 0.5 : 0.3, to - from);
+      const lived = ended ? to : Math.max(from, Math.min(to, x(row.seen_s)));
+      const wide = Math.max(kind === PHASE ? 0.5 : 0.3, lived - from);
       const drawn = make("rect", {
         class: ended ? "span" : "span open",
         x: from,
@@ -437,21 +502,31 @@ function timeline() {
         width: wide,
         height: ROW - 1,
         fill: spanColour(run.names[name]),
-        "fill-opacity": kind === PHASE ? 0.55 : 1,
+        "fill-opacity": kind === PHASE && run.names[name] !== "idle" ? 0.55 : 1,
       });
       inside.append(hover(drawn, () => spanWords(run, span)));
-      const words = run.names[name],
-        start = Math.max(from, LEFT);
-      if (to - start > 6 * words.length + 8)
+      if (to - lived > 1) {
+        const rest = { class: "span open", x: lived, y: top, width: to - lived, height: ROW - 1, fill: "url(#silent)" };
+        inside.append(hover(make("rect", rest), () => spanWords(run, span)));
+      }
+      const waits = run.names[name].startsWith("waits in "),
+        start = Math.max(from, LEFT),
+        letters = Math.floor((Math.min(to, width) - start - 8) / 6);
+      const words =
+        waits && letters >= 5 && letters < run.names[name].length
+          ? run.names[name].slice(0, letters - 1) + "…"
+          : run.names[name];
+      const haloed = lived - start < 6 * words.length; // some of it stands where the hatching is
+      if (words.length <= letters)
         inside.append(
           make(
             "text",
             {
-              class: "strong",
+              class: haloed ? "strong haloed" : "strong",
               x: start + 4,
               y: top + 11,
               "pointer-events": "none",
-              style: kind === SPAN ? "fill:#10131a" : null,
+              style: haloed ? null : waits ? "fill:var(--paper)" : kind === SPAN ? "fill:#10131a" : null,
             },
             words,
           ),
@@ -507,71 +582,24 @@ function timeline() {
 
 // -- where a chunk's time went -----------------------------------------------------------------------------------
 
+const WIDEST_BAR = 88,
+  NARROWEST_BAR = 7;
+
 function periods() {
   const timed = runs.map((run) => run.chunks.filter((chunk) => chunk[3] !== null));
   if (!timed.some((chunks) => chunks.length)) return;
   section(
     "Period of each chunk, by part",
-    "From one chunk handed on to the next, on rank 0. The line is how long a chunk plays: below it the stream keeps up.",
+    "From one chunk handed on to the next, on rank 0; the first chunk has none. The line is how long a chunk plays: " +
+      "below it the stream keeps up.",
   );
   const most = 1.08 * Math.max(...timed.flat().map((chunk) => chunk[3]));
-  const height = 210,
-    bottom = 18,
-    top = 8,
-    y = (ms) => height - bottom - (ms / most) * (height - bottom - top);
+  const count = Math.max(...timed.map((chunks) => chunks.length));
   runs.forEach((run, at) => {
-    const chunks = timed[at],
-      each = Math.max(7, Math.min(64, 1060 / Math.max(1, chunks.length)));
-    const width = Math.max(1080, LEFT + each * chunks.length + 12),
-      svg = make("svg", { width, height });
-    const step = steps(most, 4);
-    for (let ms = 0; ms < most; ms += step)
-      svg.append(
-        make("line", { class: "grid", x1: LEFT, x2: width, y1: y(ms), y2: y(ms) }),
-        make("text", { x: 8, y: y(ms) + 4 }, `${number(ms)} ms`),
-      );
-    chunks.forEach(([chunk, , frames, period, parts], index) => {
-      const left = LEFT + index * each + 2;
-      let base = 0;
-      const group = make("g", {});
-      for (const part of PARTS) {
-        const ms = parts[part] || 0;
-        if (ms)
-          group.append(
-            make("rect", {
-              x: left,
-              width: each - 3,
-              y: y(base + ms),
-              height: Math.max(0.4, y(base) - y(base + ms)),
-              fill: colour(part),
-            }),
-          );
-        base += ms;
-      }
-      const played = run.about.fps ? (1e3 * frames) / run.about.fps : null;
-      if (played && played < most)
-        group.append(
-          make("line", {
-            x1: left - 1,
-            x2: left + each - 2,
-            y1: y(played),
-            y2: y(played),
-            stroke: "var(--ink)",
-            "stroke-width": 1.5,
-          }),
-        );
-      if (each > 18 || chunk % 10 === 0) group.append(make("text", { x: left, y: height - 4 }, `${chunk}`));
-      svg.append(
-        hover(group, () =>
-          [
-            `chunk ${chunk}: ${number(period)} ms for ${frames} frames`,
-            ...PARTS.filter((part) => parts[part]).map((part) => `${part} ${number(parts[part], 1)} ms`),
-          ].join("\n"),
-        ),
-      );
-    });
-    if (runs.length > 1) page.append(make("p", {}, named(at, run.folder)));
-    page.append(make("div", { class: "chart scroll periods" }, svg));
+    if (runs.length > 1) page.append(make("p", { class: "name" }, named(at, run.folder)));
+    if (timed[at].length)
+      chart({ class: "chart scroll fitted periods" }, (room) => periodBars(run, timed[at], most, room, count));
+    else page.append(make("p", { class: "soft" }, "No two chunks were handed on."));
     if (run.chunks_left_out)
       page.append(
         make(
@@ -584,44 +612,122 @@ function periods() {
   keys(PARTS.map((part) => [part, colour(part)]));
 }
 
-function medians() {
-  if (!runs.some((run) => Object.keys(run.parts_ms).length)) return;
-  section("A chunk's time, median of the steady state", "Of the chunks after the first two.");
-  const rows = PARTS.map((part) => {
-    const values = runs.map((run) => run.parts_ms[part]);
-    return [
-      part,
-      ...values.map((value) => number(value, 1)),
-      ...(runs.length > 1 ? [number(values[1] - values[0], 1)] : []),
-    ];
+// count: of the run that has the most, so that two runs are drawn to one scale
+function periodBars(run, chunks, most, room, count) {
+  const height = 210,
+    bottom = 18,
+    top = 8,
+    y = (ms) => height - bottom - (ms / most) * (height - bottom - top);
+  const wide = Math.max(NARROWEST_BAR, Math.min(WIDEST_BAR, (room - LEFT - 12) / count));
+  const width = LEFT + wide * chunks.length + 12,
+    svg = make("svg", { width, height });
+  const step = steps(most, 4);
+  for (let ms = 0; ms < most; ms += step)
+    svg.append(
+      make("line", { class: "grid", x1: LEFT, x2: width, y1: y(ms), y2: y(ms) }),
+      make("text", { x: 8, y: y(ms) + 4 }, `${number(ms)} ms`),
+    );
+  chunks.forEach(([chunk, , frames, period, parts], index) => {
+    const left = LEFT + index * wide + 2;
+    let base = 0;
+    const group = make("g", {});
+    for (const part of PARTS) {
+      const ms = parts[part] || 0;
+      if (ms)
+        group.append(
+          make("rect", {
+            x: left,
+            width: wide - 3,
+            y: y(base + ms),
+            height: Math.max(0.4, y(base) - y(base + ms)),
+            fill: colour(part),
+          }),
+        );
+      base += ms;
+    }
+    const played = run.about.fps ? (1e3 * frames) / run.about.fps : null;
+    if (played && played < most)
+      group.append(
+        make("line", {
+          x1: left - 2,
+          x2: left + wide - 2,
+          y1: y(played),
+          y2: y(played),
+          stroke: "var(--ink)",
+          "stroke-width": 1.5,
+        }),
+      );
+    if (wide > 18 || chunk % 10 === 0) group.append(make("text", { x: left, y: height - 4 }, `${chunk}`));
+    svg.append(
+      hover(group, () =>
+        [
+          `chunk ${chunk}: ${number(period)} ms for ${frames} frames`,
+          ...PARTS.filter((part) => parts[part]).map((part) => `${part} ${number(parts[part], 1)} ms`),
+        ].join("\n"),
+      ),
+    );
   });
-  const totals = runs.map((run) => run.figures.period_ms);
-  const total = [
-    "whole period",
-    ...totals.map((value) => number(value, 1)),
-    ...(runs.length > 1 ? [number(totals[1] - totals[0], 1)] : []),
+  return svg;
+}
+
+function counted(run) {
+  const { periods, steady } = run.figures;
+  if (!periods) return "none";
+  return steady ? `${plural(periods, "chunk")} after the first two` : "chunk 1 alone, the first with a context";
+}
+
+function medians() {
+  if (!runs.some((run) => run.figures.periods)) return;
+  section(
+    "A chunk's time, median by part",
+    `Counted: ${runs.map((run, at) => named(at, counted(run))).join("; ")}.`,
+  );
+  const row = (name, values) => [
+    name,
+    ...values.map((value) => number(value, 1)),
+    ...(runs.length > 1 ? [signed(...values, 1)] : []),
   ];
+  const signed = (a, b, digits) => (known(difference(a, b, digits)) ? minus(difference(a, b, digits), digits) : "–");
+  const total = row("whole period", each("period_ms"));
   total.best = true;
   table(
     ["part, ms", ...runs.map((run, at) => named(at, run.folder)), ...(runs.length > 1 ? ["B − A"] : [])],
-    [...rows, total],
+    [
+      ...PARTS.map((part) =>
+        row(
+          part,
+          runs.map((run) => run.parts_ms[part]),
+        ),
+      ),
+      total,
+    ],
   );
+  if (runs.some((run) => run.figures.periods > 1)) {
+    const sums = runs.flatMap((run, at) =>
+      run.figures.periods > 1
+        ? [named(at, number(Object.values(run.parts_ms).reduce((sum, ms) => sum + ms, 0), 1))]
+        : [],
+    );
+    page.append(
+      make(
+        "p",
+        { class: "soft note" },
+        `Each line is a median of its own: added up, the parts make ${sums.join(", ")} ms, which is not the median of ` +
+          "the whole. The arithmetic below is of these medians, too.",
+      ),
+    );
+  }
   runs.forEach((run, at) => {
     if (!run.fits.length) return;
     section(
       named(at, "Which arithmetic it fits"),
-      "G is what the mesh or this rank generates with, hand-out and checks in it; E is preparing a chunk, D decoding " +
+      "G is what the mesh or this rank generates with, hand-out and checks in it; E is preparing a chunk, V decoding " +
         "and writing it. The closest comes first.",
     );
     table(
-      ["a period is", "because", "would be, ms", "measured is"],
+      ["a period is", "would be, ms", "measured is", "because"],
       run.fits.map((fit, index) => {
-        const row = [
-          fit.formula,
-          fit.meaning,
-          number(fit.says_ms),
-          `${fit.off >= 0 ? "+" : "−"}${number(100 * Math.abs(fit.off), 1)} %`,
-        ];
+        const row = [fit.formula, number(fit.says_ms), `${minus(Number((100 * fit.off).toFixed(1)), 1)} %`, fit.meaning];
         row.best = index === 0;
         return row;
       }),
@@ -632,38 +738,42 @@ function medians() {
 // -- ranks -------------------------------------------------------------------------------------------------------
 
 function bars(lines, most, unit) {
-  const width = 1080,
-    left = 150,
-    svg = make("svg", { width, height: lines.length * 24 + 26 });
-  const step = steps(most, 6),
-    x = (value) => left + (value / most) * (width - left - 90);
-  for (let value = 0; value <= most; value += step)
-    svg.append(
-      make("line", { class: "grid", x1: x(value), x2: x(value), y1: 0, y2: lines.length * 24 + 6 }),
-      make("text", { x: x(value) + 2, y: lines.length * 24 + 20 }, unit(value)),
-    );
-  lines.forEach(([label, pieces, words], row) => {
-    let base = 0;
-    svg.append(make("text", { class: "strong", x: 8, y: row * 24 + 18 }, label));
-    for (const [name, value, fill] of pieces) {
+  chart({ class: "chart scroll" }, (width) => {
+    const letters = (words) => 6.4 * Math.max(...words.map((each) => each.length));
+    const sums = lines.map(([, pieces, words]) => words(pieces.reduce((sum, [, value]) => sum + value, 0)));
+    const left = letters(lines.map(([label]) => label)) + 14,
+      right = letters(sums) + 14,
+      svg = make("svg", { width, height: lines.length * 24 + 26 });
+    const step = steps(most, Math.max(2, Math.min(6, (width - left - right) / 70))),
+      x = (value) => left + (value / most) * (width - left - right);
+    for (let value = 0; value <= most; value += step)
       svg.append(
-        hover(
-          make("rect", {
-            x: x(base),
-            y: row * 24 + 5,
-            width: Math.max(0.5, x(base + value) - x(base) - 0.5),
-            height: 18,
-            fill,
-            rx: 2,
-          }),
-          () => `${label}\n${name}: ${words(value)}`,
-        ),
+        make("line", { class: "grid", x1: x(value), x2: x(value), y1: 0, y2: lines.length * 24 + 6 }),
+        make("text", { x: x(value) + 2, y: lines.length * 24 + 20 }, unit(value)),
       );
-      base += value;
-    }
-    svg.append(make("text", { x: x(base) + 6, y: row * 24 + 18 }, words(base)));
+    lines.forEach(([label, pieces, words], row) => {
+      let base = 0;
+      svg.append(make("text", { class: "strong", x: 8, y: row * 24 + 18 }, label));
+      for (const [name, value, fill] of pieces) {
+        svg.append(
+          hover(
+            make("rect", {
+              x: x(base),
+              y: row * 24 + 5,
+              width: Math.max(0.5, x(base + value) - x(base) - 0.5),
+              height: 18,
+              fill,
+              rx: 2,
+            }),
+            () => `${label}\n${name}: ${words(value)}`,
+          ),
+        );
+        base += value;
+      }
+      svg.append(make("text", { x: x(base) + 6, y: row * 24 + 18 }, sums[row]));
+    });
+    return svg;
   });
-  page.append(make("div", { class: "chart scroll" }, svg));
 }
 
 const everyRank = () => runs.flatMap((run, at) => run.ranks.map((rank) => [named(at, `rank ${rank.rank}`), rank]));
@@ -726,12 +836,12 @@ function calls() {
   );
   const names = [...new Set(ranks.flatMap(([, rank]) => Object.keys(rank.calls)))].sort();
   table(
-    ["span", ...ranks.flatMap(([label]) => [label, ""])],
+    ["span", ...ranks.flatMap(([label]) => [`${label}, calls`, "time"])],
     names.map((name) => [
       name,
       ...ranks.flatMap(([, rank]) => [
         number(rank.calls[name]),
-        rank.seconds && name in rank.seconds ? seconds(rank.seconds[name]) : "",
+        rank.seconds && name in rank.seconds ? seconds(rank.seconds[name]) : "–",
       ]),
     ]),
   );
@@ -782,9 +892,21 @@ function pictures() {
 }
 
 function clocks() {
-  const rows = everyRank().map(([label, rank]) => [label, rank.aligned_by, `monotonic + ${rank.wall_offset_s} s`]);
-  section("Clocks", "How each rank's clock was put beside the others, and what its time of day is.");
-  table(["rank", "aligned by", "time of day"], rows);
+  const rows = runs.flatMap((run, at) => {
+    const day = (run.started || "").slice(0, 10);
+    return run.ranks.map((rank) => [
+      named(at, `rank ${rank.rank}`),
+      known(rank.first_at) ? timeOfDay(rank.first_at, day) : "–",
+      timeOfDay(rank.seen_at, day),
+      rank.aligned_by,
+    ]);
+  });
+  section(
+    "Clocks",
+    "Each rank's first and last note, by the time of day (UTC) of its own host; and how its clock was put beside the " +
+      "others.",
+  );
+  table(["rank", "first note", "last note", "aligned by"], rows);
 }
 
 page.replaceChildren();

@@ -41,16 +41,16 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "decode": (VAE_DECODE,),
     "write": (FETCH, PICTURE, MP4),
 }
-# What else is drawn, in the colour of one of these parts; of a start's steps in their order.
+# What else is drawn, in the colour of one of these parts or in its own; of a start's steps in their order.
 START = {
     Phase.LAUNCH: OTHER,
-    Phase.GATE_1: "hand out",
+    Phase.GATE_1: "gate 1",
     Phase.RENDEZVOUS: "checks",
     Phase.LOAD: "plan",
-    Phase.GATE_2A: "hand out",
+    Phase.GATE_2A: "gate 2a",
     Phase.WARM_UP: "encode",
-    Phase.GATE_2B: "hand out",
-    Phase.LOAD_MEDIA: "write",
+    Phase.GATE_2B: "gate 2b",
+    Phase.LOAD_MEDIA: "load media",
 }
 PHASES = {Phase.CALL: "denoise", Phase.DELIVER: "decode", Phase.IDLE: "idle"}
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
@@ -133,7 +133,7 @@ def own_time(spans: Iterable[Entry]) -> list[tuple[float, float, str]]:
 
 
 def steady(chunks: Sequence[ChunkTime]) -> list[ChunkTime]:
-    """Those past the first two, where there are any; the rest have a period, too."""
+    """Those past the first two, where there are any; else what has a period."""
     timed = [chunk for chunk in chunks if chunk.period_ms is not None]
     return [chunk for chunk in timed if chunk.chunk >= WARM_CHUNKS] or timed
 
@@ -152,12 +152,12 @@ def fits(chunks: Sequence[ChunkTime]) -> list[Fit]:
     if not counted:
         return []
     generation = sum(parts[part] for part in GENERATION)
-    before, decode = parts["plan"] + parts["encode"], parts["decode"] + parts["write"]
+    before, after = parts["plan"] + parts["encode"], parts["decode"] + parts["write"]
     measured = median(chunk.period_ms or 0.0 for chunk in counted)
     ways = [
-        ("G + D + E", "one after the other: nothing hides", generation + decode + before),
-        ("max(G + E, D)", "decoding hides behind the next generation", max(generation + before, decode)),
-        ("max(G, D + E)", "all of stage 0 hides behind the generation", max(generation, decode + before)),
+        ("G + V + E", "one after the other: nothing hides", generation + after + before),
+        ("max(G + E, V)", "decoding hides behind the next generation", max(generation + before, after)),
+        ("max(G, V + E)", "all of stage 0 hides behind the generation", max(generation, after + before)),
     ]
     made = [
         Fit(formula=formula, meaning=meaning, says_ms=says, off=measured / says - 1 if says else 0.0)

@@ -21,7 +21,6 @@ from genlock.generator.parallel import SOLO
 from genlock.generator.presets import PRESETS
 from genlock.generator.stream import Stream
 from genlock.generator.window import CachePolicy, Policy, Recache, Regime, Rope, Span, recompute_policy
-from genlock.media.video import read_video
 from genlock.wire.lifecycle import State, live
 from genlock.wire.prepare import prepare
 
@@ -252,9 +251,10 @@ ASKED = """{"version": 1, "events": [
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [2, 0])
 def test_a_compiled_run_has_the_frames_of_one_that_is_not(mesh: int, tmp_path: Path, model_folder: Path) -> None:
+    """By the picture that a run keeps of every chunk: how a video is packed is no matter of bits."""
     (tmp_path / "asked.json").write_text(ASKED)
     words = ["generate", "--timeline", str(tmp_path / "asked.json"), "--seconds", "5.4"]
-    frames = []
+    pictures = []
     for backend in ("off", "aot_eager"):
         run = Run(tmp_path / backend, model_folder, *words, mesh=mesh, GENLOCK_COMPILE=backend, GENLOCK_DEADLINE="20")
         try:
@@ -262,6 +262,6 @@ def test_a_compiled_run_has_the_frames_of_one_that_is_not(mesh: int, tmp_path: P
             assert not run.left()
         finally:
             run.end()
-        frames.append(torch.stack(list(read_video(run.out, height=32, width=48, fps=16.0))))
-    assert len(frames[0]) > 5 * 16
-    assert torch.equal(*frames)
+        pictures.append({path.name: path.read_bytes() for path in run.run_dir.glob("chunk-*.jpg")})
+    assert len(pictures[0]) == 8
+    assert pictures[0] == pictures[1]

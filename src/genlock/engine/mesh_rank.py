@@ -84,6 +84,7 @@ class MeshRank:
         try:
             check_mesh(jobs, self.size)
             share_threads(settings, place)
+            torch.backends.cudnn.deterministic = True  # who makes its own context must come to rank 0's bits
             self.watch.enter(Phase.GATE_1)
             address, key = address_of(place, settings)
             if self.rank == 0:

@@ -95,7 +95,7 @@ class Session:
         self._drain_asked = self._closed = False
         self._asked_s: dict[int, float] = {}  # by a request's number: when it was made
         folder = engine.generation.rank_file.run_dir
-        about = {**engine.generation.rank_file.about, "fps": self.fps}
+        about = {**engine.generation.rank_file.about, "fps": self.fps, "seed": settings.controls.seed}
         self._run = None if folder is None else RunNotes(folder, about)
 
     def __enter__(self) -> Self:

@@ -20,6 +20,8 @@ from tools.world.render import render
 from tools.world.scene import FIRST_WORLD, FULL_WORLD, Script
 from tools.world.takes import FACTOR_NAMES, Words, first_pixel
 
+from genlock.generator.model_folder import read_model_folder
+
 CPU = torch.device("cpu")
 VALUES = judge.values_of(FULL_WORLD)
 ASKED = questions(24, FULL_WORLD)
@@ -31,6 +33,14 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_the_published_figures_are_of_the_shipped_files_and_all_questions() -> None:
+    root = Path(evaluate.__file__).parents[2]
+    figures = json.loads((root / evaluate.RESULT).read_text())
+    assert figures["model"]["digests"] == read_model_folder(root / "src/genlock/bundled").digests
+    assert figures["prompts"] == evaluate.PROMPTS
+    assert figures["verdict"] == ["38 of 38 bars met"]
 
 
 def test_questions_are_of_what_training_never_saw() -> None:

@@ -186,7 +186,7 @@ class Watch:
         patience_s = self._deadlines.gate_s if self.rank else 0.0
         self._heard_s = dict.fromkeys(connections, time.monotonic() + patience_s)
         self._exchanged = {connection.fileno(): (rank, connection) for rank, connection in connections.items()}
-        for descriptor in self._exchanged:
+        for descriptor in list(self._exchanged):  # whose end the thread may meet at once
             self._poll.register(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
 
     def fail(self, error: BaseException) -> NoReturn:

@@ -74,7 +74,11 @@ class InLockstep:
         rank = self._rank
         size, answer_s = rank.size, rank.deadlines.answer_s
         whole = f"mesh of {size} ranks over {rank.group.backend}, D = {answer_s:g} s; {rank.weights_note}"
-        return (whole, *(rank_note(number, {**rank.loaded[number], **said}) for number, said in rank.reports.items()))
+        lines = {number: rank_note(number, {**rank.loaded[number], **said}) for number, said in rank.reports.items()}
+        media = self.rank_file.trace.phases.get(Phase.LOAD_MEDIA)
+        if media is not None:
+            lines[0] += f"; words and pixels took {media.seconds:.1f} s more"
+        return (whole, *lines.values())
 
     @property
     def rank_file(self) -> RankFile:

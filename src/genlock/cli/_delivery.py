@@ -85,7 +85,8 @@ def deliver(order: Order, surroundings: Surroundings) -> None:
                 done_s = surroundings.clock()
                 timings = {**chunk.timings, "mp4": done_s - made_s}
                 pace.marks.append(Mark(frames=len(chunk.frames), done_s=done_s, timings=timings))
-                moments.keep(chunk.frames, chunk.start_frame)
+                if order.sheet is not None:
+                    moments.keep(chunk.frames, chunk.start_frame)
                 advance(len(chunk.frames) / fps)
                 for note in chunk.notes:
                     click.echo(note)

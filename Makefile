@@ -4,7 +4,7 @@
 #   make test      everything that is checked: style, types, walls, golden replay, all tests
 #   make check     the quick half of it: style, types, house rules, generated docs
 #   make prove     ten thousand wrong frames, planted divergences; a mesh on this machine: every rank killed and stopped
-#                  in every phase, 50 clean runs; half an hour
+#                  in every phase, 50 clean runs, 200 random strikes; three quarters of an hour
 #   make evaluate  the shipped model against its bars: about an hour on two cores; stopped, it goes on where it was
 #   make pictures  the README's pictures, drawn by the shipped model: six minutes
 #

@@ -150,7 +150,8 @@ class Settings:
     )
     check_every: int = _option(
         default=16,
-        doc="chunks between two rounds of the costly checks (weights, keys and values, outputs)",
+        doc="chunks between two rounds of the costly checks (keys and values, outputs; of weights one block a chunk is "
+        "looked at, all of them where this is 1)",
         parity=Parity.ALL_RANKS,
         unit="chunks",
         minimum=1,

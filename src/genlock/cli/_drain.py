@@ -23,7 +23,7 @@ def drained_when_asked(session: Any, settings: Settings) -> Iterator[None]:
     """While it lasts, the first signal that asks a command of one process to end lets the chunk in flight be the last,
     and a second one interrupts it.
 
-    Nothing is raised at the first: an interrupt that meets a library's callback is lost.
+    Nothing is raised at the first, into whatever runs; a signal that was ignored when the command began stays so.
     """
     asking = [number for number in ASKS_TO_DRAIN if signal.getsignal(number) is not signal.SIG_IGN]
     if settings.topology != "solo":

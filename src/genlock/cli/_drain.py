@@ -1,4 +1,4 @@
-"""What a command of one process does when it is asked to end: the chunk in flight is its last.
+"""What a command of one process does when it is asked to end: the chunk in flight is its last, as with a mesh.
 
 A mesh's signals are its supervisor's and its ranks' (`fabric/liveness.py`).
 """
@@ -14,8 +14,6 @@ from typing import Any
 from genlock.settings import Settings
 
 STDERR = 2
-ASKS_TO_DRAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-DRAINING = b"genlock: finishing the chunk in flight; interrupt once more to end at once\n"
 
 
 @contextmanager
@@ -25,6 +23,8 @@ def drained_when_asked(session: Any, settings: Settings) -> Iterator[None]:
 
     Nothing is raised at the first, into whatever runs; a signal that was ignored when the command began stays so.
     """
+    from genlock.engine.supervisor import ASKS_TO_DRAIN, DRAINING
+
     asking = [number for number in ASKS_TO_DRAIN if signal.getsignal(number) is not signal.SIG_IGN]
     if settings.topology != "solo":
         asking = []
@@ -33,7 +33,7 @@ def drained_when_asked(session: Any, settings: Settings) -> Iterator[None]:
         for number in asking:
             signal.signal(number, signal.default_int_handler)
         session.drain()
-        os.write(STDERR, DRAINING)  # unbuffered: what was interrupted may be a buffered write
+        os.write(STDERR, f"{DRAINING}\n".encode())  # unbuffered: what was interrupted may be a buffered write
 
     before = {number: signal.signal(number, drain) for number in asking}
     try:

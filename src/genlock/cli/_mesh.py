@@ -17,9 +17,9 @@ import click
 from genlock.cli.main import Surroundings
 from genlock.errors import UsageError
 from genlock.settings import (
+    Faults,
     Launch,
     Settings,
-    faults_from,
     guards_off,
     launch,
     mesh_deadlines,
@@ -51,13 +51,13 @@ def take_part(
         )
     if settings.topology == "solo" and settings.mesh > 1:
         raise UsageError(f"a mesh of {settings.mesh} and a topology of one", where="--mesh", remedy="add --topology tp")
-    planted_faults(settings, ranks_of(settings, place))
+    faults = planted_faults(settings, ranks_of(settings, place))
     if place is None or (place.rank == 0 and place.supervised is None):  # the first process that there is
         warn_of_faults(settings)
     if settings.topology == "solo":
         return
     if place is None:
-        supervise_ranks(settings, surroundings, files)
+        supervise_ranks(settings, surroundings, faults, files)
     elif place.rank > 0:
         from genlock.engine.worker import work
 
@@ -71,7 +71,7 @@ def ranks_of(settings: Settings, place: Launch | None) -> int:
     return settings.mesh or (SMALLEST if place is None else place.world)
 
 
-def supervise_ranks(settings: Settings, surroundings: Surroundings, files: Sequence[Path]) -> None:
+def supervise_ranks(settings: Settings, surroundings: Surroundings, faults: Faults, files: Sequence[Path]) -> None:
     from genlock.engine.supervisor import supervise
     from genlock.generator.whole_file import sweep
 
@@ -80,7 +80,7 @@ def supervise_ranks(settings: Settings, surroundings: Surroundings, files: Seque
         mesh=ranks_of(settings, None),
         deadlines=mesh_deadlines(settings),
         run_dir=None if settings.run_dir == "auto" else Path(settings.run_dir),
-        faults=faults_from(settings.faults),
+        faults=faults,
     )
     with suppress(OSError):  # where it cannot be swept, the next run of that name does
         for file in files:

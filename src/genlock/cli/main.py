@@ -91,24 +91,21 @@ def main(arguments: Sequence[str], surroundings: Surroundings) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return INTERRUPTED
-    except SystemExit:  # what click makes of a reader of its output that has gone
-        click.echo(
-            one_line(
-                InputOutputError("nobody reads it any more", where="standard output", remedy="leave the pipe open")
-            ),
-            err=True,
-        )
-        return InputOutputError.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return UsageError.exit_code
+    except SystemExit:  # what click makes of a reader of its output that has gone
+        told: GenlockError = InputOutputError(
+            "nobody reads it any more", where="standard output", remedy="leave the pipe open"
+        )
     except Exception as error:  # noqa: BLE001 - the one place where an error of any kind ends the process
         if debug:
             traceback.print_exc()
         told = told_as(error)
-        click.echo(one_line(told), err=True)
-        return told.exit_code
-    return ended if isinstance(ended, int) else 0  # click returns the code of a command that called `exit`
+    else:
+        return ended if isinstance(ended, int) else 0  # click returns the code of a command that called `exit`
+    click.echo(one_line(told), err=True)
+    return told.exit_code
 
 
 def told_as(error: Exception) -> GenlockError:

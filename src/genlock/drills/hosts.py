@@ -90,18 +90,18 @@ class TwoHosts(Apart):
 
     def refuse(self, sender: int) -> None:
         """The other host is out of reach for this rank's, and it is told so."""
-        self._rule(sender, "unreachable", "to", address(1 - sender))
+        self._rule(sender, "to", address(1 - sender), "unreachable")
 
     def lose_control(self) -> None:
         """Nothing arrives any more on the control connections, in either direction; collectives go through."""
         for rank in (0, 1):
-            self._rule(rank, "blackhole", *self._control(rank))
+            self._rule(rank, *self._control(rank), "blackhole")
 
     def lose_mesh(self) -> None:
         """Nothing arrives any more but what the control connections carry."""
         for rank in (0, 1):
-            self._rule(rank, "blackhole", "to", address(1 - rank))
-            self._rule(rank, "lookup main", *self._control(rank))  # a later rule comes first
+            self._rule(rank, "to", address(1 - rank), "blackhole")
+            self._rule(rank, *self._control(rank), "lookup", "main")  # a later rule comes first
 
     def mend(self, sender: int) -> None:
         ip("-n", self._host(sender), "neigh", "del", address(1 - sender), "dev", "line")
@@ -118,8 +118,9 @@ class TwoHosts(Apart):
         host = self._host(int(variables["RANK"]))
         return super()._start(["ip", "netns", "exec", host, *command], variables)
 
-    def _rule(self, rank: int, action: str, *words: str) -> None:
-        ip("-n", self._host(rank), "rule", "add", *words, *action.split())
+    def _rule(self, rank: int, *words: str) -> None:
+        """Of what this rank's host sends: which packets, and what becomes of them."""
+        ip("-n", self._host(rank), "rule", "add", *words)
 
     def _control(self, rank: int) -> tuple[str, ...]:
         return ("ipproto", "tcp", "dport" if rank else "sport", self._port)

@@ -54,6 +54,7 @@ INTERRUPTED = 130
 PASSED_ON = (2, 3, 4, 5, INTERRUPTED)  # exit codes of a rank 0 that has said itself why
 PR_SET_PDEATHSIG = 1
 ASKS_TO_DRAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+DRAINING = "genlock: finishing the chunk in flight; interrupt once more to end at once"
 
 
 def _say(text: str) -> None:
@@ -382,7 +383,7 @@ class _Job:
             self.drain_until_s = 0.0
             return
         self.drain_until_s = now_s + self.deadlines.deliver_s + 2 * self.deadlines.answer_s
-        self.say("genlock: finishing the chunk in flight; interrupt once more to end at once")
+        self.say(DRAINING)
         try:
             self.ranks[0].beacons.send(DRAIN)
         except OSError:

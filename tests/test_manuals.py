@@ -22,7 +22,7 @@ import pytest
 from genlock import errors
 from genlock.cli.main import cli
 from genlock.drills.catalogue import CATALOGUE
-from genlock.drills.runs import KILL_BOUND_S, STOP_BOUND_S, D
+from genlock.drills.runs import GONE_BOUND_S, KILL_BOUND_S, STOP_BOUND_S, D
 from genlock.engine.first_cause import Seen
 from genlock.errors import GenlockError
 from genlock.observe.beacon import Beacon
@@ -308,6 +308,9 @@ def wrong_drill(name: str, row: Row) -> list[str]:
     drill = DRILLS[name]
     ends = {f"exit code {case.code}" for case in drill.cases}
     wrong = [f"{name} does not end with {end}" for end in re.findall(r"exit code \d+", row["code"]) if end not in ends]
+    said = re.match(r"(D \+ )?(\d+) s(?=;|$)", row["within"])
+    if said and int(said[2]) + (D if said[1] else 0) not in {case.bound_s for case in drill.cases}:
+        wrong.append(f"{name}: {said[0]} is no bound of its cases")
     shown = "--without-guard" in row["without the guard"]
     return wrong + ([f"{name} has no run without its guard"] if shown and not drill.without else [])
 
@@ -594,3 +597,33 @@ def test_a_code_that_is_missing_unknown_or_twice_there_is_found() -> None:
     assert wrong_codes({"a": whole.replace(line.format("GL-NUM-01"), "")}) == ["GL-NUM-01 stands in 0 tables"]
     assert wrong_codes({"a": whole, "b": head + line.format("GL-NUM-01")}) == ["GL-NUM-01 stands in 2 tables"]
     assert wrong_codes({"a": whole + line.format("GL-NUM-02")}) == ["GL-NUM-02 is no error's"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sound", "planted"),
+    [
+        ("kill", "5 s", "6 s"),
+        ("stop", "D + 3 s", "D + 4 s"),
+        ("stop", "D + 3 s", "3 s"),
+        ("cut-link", "D + 3 s; heals", "9 s"),
+    ],
+)
+def test_a_bound_that_is_not_its_drills_is_found(name: str, sound: str, planted: str) -> None:
+    row = {"code": "", "without the guard": ""}
+    assert wrong_drill(name, {**row, "within": sound}) == []
+    assert wrong_drill(name, {**row, "within": planted}) == [f"{name}: {planted} is no bound of its cases"]
+
+
+@pytest.mark.parametrize(
+    ("page", "promised"),
+    [
+        ("operator/shutdown.md", f"a killed rank ends the run within {WITHIN[FaultKind.KILL]}"),
+        ("operator/shutdown.md", f"a stopped one within {WITHIN[FaultKind.STOP]}"),
+        ("operator/shutdown.md", f"all ranks gone within {GONE_BOUND_S:g} s"),
+        ("how-to/mesh.md", f"| a rank's process is gone | 11 | at most {WITHIN[FaultKind.KILL]} |"),
+        ("how-to/mesh.md", f"| a rank is stopped, or does not get on | 12 | at most {WITHIN[FaultKind.STOP]} |"),
+        ("how-to/mesh.md", f"the ranks are gone within {GONE_BOUND_S:g} s"),
+    ],
+)
+def test_a_promised_bound_is_the_drills(page: str, promised: str) -> None:
+    assert promised in " ".join((ROOT / "docs" / page).read_text().split())
